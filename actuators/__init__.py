@@ -1,0 +1,1 @@
+"""Decisions to the world: clocks and routers, each checked after it acts."""

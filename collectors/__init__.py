@@ -1,0 +1,1 @@
+"""The world to readings, one file per source."""

@@ -1,0 +1,1 @@
+"""Processes and wiring: agent, controller, bus, store, page and command line."""

@@ -1,0 +1,326 @@
+"""Turns a validated site file into a site, or into the list of everything wrong with it.
+
+What one key cannot say about another is checked here and nowhere else: references, loops, clock
+grids, and timings whose relation would be unsafe.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable, Mapping
+
+from facility.config import (
+    ContingencyConfig,
+    DomainConfig,
+    GpuModelConfig,
+    NodeConfig,
+    SiteConfig,
+)
+from facility.topology import (
+    Contingency,
+    Domain,
+    GpuModel,
+    Key,
+    Node,
+    NodeModel,
+    Problem,
+    Site,
+    SiteError,
+)
+from facility.trip import BUILT_IN, TripCurve
+
+
+def compile_site(config: SiteConfig) -> Site:
+    """Check what the keys of a site file say about each other, and build the site.
+
+    Raises:
+        SiteError: with every problem, each with the key where it is.
+    """
+    compiler = _Compiler(config)
+    site = compiler.build()
+    if compiler.problems or site is None:
+        raise SiteError(tuple(compiler.problems))
+    return site
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A closing half-sentence with the nearest known words, empty when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class _Compiler:
+    """One pass over a site file; collects problems instead of stopping at the first."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config = config
+        self.problems: list[Problem] = []
+        self.domains = {domain.name: domain for domain in config.domains}
+
+    def problem(self, key: Key, text: str) -> None:
+        self.problems.append(Problem(key, text))
+
+    def build(self) -> Site | None:
+        """The site, or None when problems were found."""
+        gpus = self._gpu_models()
+        models = self._node_models(gpus)
+        self._unique("domains", [domain.name for domain in self.config.domains])
+        self._unique("nodes", [node.name for node in self.config.nodes])
+        self._unique("services", [service.name for service in self.config.services])
+        self._unique("contingencies", [item.name for item in self.config.contingencies])
+        curves = self._curves()
+        self._tree()
+        self._nodes_refer()
+        self._contingencies_refer()
+        self._control()
+        if self.problems:
+            return None
+        return self._site(models, curves)
+
+    def _unique(self, section: str, names: list[str]) -> None:
+        seen: set[str] = set()
+        for place, name in enumerate(names):
+            if name in seen:
+                self.problem((section, place, "name"), f"{name!r} is there twice")
+            seen.add(name)
+
+    def _known(self, key: Key, word: str, known: Iterable[str], what: str) -> bool:
+        words = list(known)
+        if word in words:
+            return True
+        self.problem(key, f"no {what} is named {word!r}{did_you_mean(word, words)}")
+        return False
+
+    def _gpu_models(self) -> dict[str, GpuModel]:
+        models = {}
+        for name, model in self.config.gpu_models.items():
+            before = len(self.problems)
+            self._gpu_model(("gpu_models", name), model)
+            if len(self.problems) == before:
+                models[name] = GpuModel(
+                    name,
+                    model.clock_mhz_min,
+                    model.clock_mhz_max,
+                    model.clock_mhz_step,
+                    model.safe_ceiling_mhz,
+                    model.brake_ceiling_mhz,
+                    model.idle_power_w,
+                    model.worst_case_power_w,
+                )
+        return models
+
+    def _gpu_model(self, key: Key, model: GpuModelConfig) -> None:
+        low, high = model.clock_mhz_min, model.clock_mhz_max
+        if low >= high:
+            self.problem((*key, "clock_mhz_max"), f"must be above clock_mhz_min, {low}")
+        for name in ("safe_ceiling_mhz", "brake_ceiling_mhz"):
+            if not low <= (value := getattr(model, name)) <= high:
+                self.problem((*key, name), f"{value} is outside the clocks, {low} to {high}")
+        if model.brake_ceiling_mhz > model.safe_ceiling_mhz:
+            self.problem((*key, "brake_ceiling_mhz"), "must not be above safe_ceiling_mhz")
+        points = model.worst_case_power_w
+        for place in range(1, len(points)):
+            if points[place][0] <= points[place - 1][0] or points[place][1] < points[place - 1][1]:
+                self.problem(
+                    (*key, "worst_case_power_w", place),
+                    "points must ascend: more MHz, and not less power",
+                )
+        if points[-1][0] != high:
+            self.problem(
+                (*key, "worst_case_power_w", len(points) - 1),
+                f"the last point must be at clock_mhz_max, {high} MHz, not {points[-1][0]}",
+            )
+        self._convex((*key, "worst_case_power_w"), points)
+
+    def _convex(self, key: Key, points: tuple[tuple[int, float], ...]) -> None:
+        """Between points a straight line counts, which is safe only while slopes do not fall."""
+        slopes = [
+            (high[1] - low[1]) / max(high[0] - low[0], 1)
+            for low, high in zip(points, points[1:], strict=False)
+        ]
+        for place in range(1, len(slopes)):
+            if slopes[place] < slopes[place - 1] - 1e-9:
+                self.problem(
+                    (*key, place),
+                    f"the slope falls from {slopes[place - 1]:.3g} to {slopes[place]:.3g} W/MHz:"
+                    " worst-case power must be convex, so raise this point's neighbours",
+                )
+
+    def _node_models(self, gpus: Mapping[str, GpuModel]) -> dict[str, NodeModel]:
+        models = {}
+        for name, model in self.config.node_models.items():
+            key: Key = ("node_models", name, "gpu_model")
+            if self._known(key, model.gpu_model, self.config.gpu_models, "GPU model"):
+                gpu = gpus.get(model.gpu_model)
+                if gpu is not None:
+                    models[name] = NodeModel(
+                        name, gpu, model.gpu_count, model.overhead_w, model.gpu_power_factor
+                    )
+        return models
+
+    def _curves(self) -> dict[str, TripCurve]:
+        curves = dict(BUILT_IN)
+        for place, curve in enumerate(self.config.trip_curves):
+            try:
+                curves[curve.name] = TripCurve(curve.name, curve.points, curve.source)
+            except ValueError as error:
+                self.problem(("trip_curves", place, "points"), str(error))
+        names = [*curves, *(curve.name for curve in self.config.trip_curves)]
+        for place, domain in enumerate(self.config.domains):
+            if domain.trip_curve is not None:
+                self._known(
+                    ("domains", place, "trip_curve"), domain.trip_curve, names, "trip curve"
+                )
+        return curves
+
+    def _tree(self) -> None:
+        for place, domain in enumerate(self.config.domains):
+            if domain.kind == "zone" and domain.parents:
+                self.problem(
+                    ("domains", place, "parents"),
+                    "a zone has no parents: it cools, it does not feed",
+                )
+            for rank, parent in enumerate(domain.parents):
+                key: Key = ("domains", place, "parents", rank)
+                if self._known(key, parent, self.domains, "domain"):
+                    self._no_zone(key, parent)
+            if self._loops(domain):
+                self.problem(("domains", place, "parents"), f"{domain.name!r} is its own ancestor")
+
+    def _no_zone(self, key: Key, parent: str) -> None:
+        if self.domains[parent].kind == "zone":
+            self.problem(key, f"{parent!r} is a zone: it cools, it does not feed")
+
+    def _loops(self, start: DomainConfig) -> bool:
+        seen: set[str] = set()
+        todo = list(start.parents)
+        while todo:
+            name = todo.pop()
+            if name == start.name:
+                return True
+            if name not in seen and name in self.domains:
+                seen.add(name)
+                todo.extend(self.domains[name].parents)
+        return False
+
+    def _nodes_refer(self) -> None:
+        services = [service.name for service in self.config.services]
+        zones = [name for name, domain in self.domains.items() if domain.kind == "zone"]
+        for place, node in enumerate(self.config.nodes):
+            at: Key = ("nodes", place)
+            self._known((*at, "model"), node.model, self.config.node_models, "node model")
+            for rank, parent in enumerate(node.parents):
+                key = (*at, "parents", rank)
+                if self._known(key, parent, self.domains, "domain"):
+                    self._no_zone(key, parent)
+            if node.zone is not None:
+                self._known((*at, "zone"), node.zone, zones, "zone")
+            if node.service is not None:
+                self._known((*at, "service"), node.service, services, "service")
+
+    def _contingencies_refer(self) -> None:
+        for place, item in enumerate(self.config.contingencies):
+            at: Key = ("contingencies", place)
+            if item.name == "brake":
+                self.problem((*at, "name"), "'brake' is reserved for the power brake")
+            self._known((*at, "domain"), item.domain, self.domains, "domain")
+            for rank, name in enumerate(item.lost):
+                self._known((*at, "lost", rank), name, self.domains, "domain")
+            for name in item.capacity_ratio:
+                self._known((*at, "capacity_ratio", name), name, self.domains, "domain")
+            if not item.lost and not item.capacity_ratio:
+                self.problem(at, "neither lost nor capacity_ratio: it changes nothing")
+
+    def _control(self) -> None:
+        control = self.config.control
+        if control.lease_s < 3 * control.cycle_s:
+            self.problem(
+                ("control", "lease_s"),
+                f"{control.lease_s:g} s must be at least three cycles, {3 * control.cycle_s:g} s,"
+                " or one lost message ends every lease",
+            )
+        if control.lease_s < control.cycle_s + 2 * control.telemetry_s:
+            self.problem(
+                ("control", "lease_s"),
+                f"{control.lease_s:g} s must be at least cycle_s + 2 x telemetry_s,"
+                f" {control.cycle_s + 2 * control.telemetry_s:g} s: a lease counts from a frame",
+            )
+        if control.stale_s < 2 * control.telemetry_s:
+            self.problem(
+                ("control", "stale_s"),
+                f"{control.stale_s:g} s must be at least two telemetry periods,"
+                f" {2 * control.telemetry_s:g} s",
+            )
+        if control.release_ratio >= control.target_ratio:
+            self.problem(
+                ("control", "release_ratio"),
+                f"must be below target_ratio, {control.target_ratio:g}, or modes flap",
+            )
+
+    def _site(self, models: Mapping[str, NodeModel], curves: Mapping[str, TripCurve]) -> Site:
+        ancestors = {node.name: self._ancestors(node) for node in self.config.nodes}
+        below: dict[str, list[str]] = {name: [] for name in self.domains}
+        for node in self.config.nodes:
+            for name in ancestors[node.name]:
+                below[name].append(node.name)
+        services = {service.name: service for service in self.config.services}
+
+        def priority(node: NodeConfig) -> str:
+            return node.priority or (services[node.service].priority if node.service else "high")
+
+        return Site(
+            name=self.config.site,
+            control=self.config.control,
+            domains={
+                domain.name: _domain(domain, curves, tuple(below[domain.name]))
+                for domain in self.config.domains
+            },
+            nodes={
+                node.name: Node(
+                    node.name,
+                    models[node.model],
+                    node.parents,
+                    node.zone,
+                    node.service,
+                    priority(node),
+                    node.service is not None and services[node.service].routable,
+                    ancestors[node.name],
+                )
+                for node in self.config.nodes
+            },
+            contingencies={item.name: _contingency(item) for item in self.config.contingencies},
+            services=tuple(services),
+        )
+
+    def _ancestors(self, node: NodeConfig) -> tuple[str, ...]:
+        @functools.cache
+        def above(name: str) -> frozenset[str]:
+            parents = self.domains[name].parents
+            return frozenset({name}).union(*(above(parent) for parent in parents))
+
+        found = frozenset().union(*(above(parent) for parent in node.parents))
+        ordered = [name for name in self.domains if name in found]
+        return tuple(ordered + ([node.zone] if node.zone else []))
+
+
+def _domain(
+    config: DomainConfig, curves: Mapping[str, TripCurve], nodes: tuple[str, ...]
+) -> Domain:
+    curve = config.trip_curve or ("ups-strict" if config.kind == "feed" else "breaker-low-band")
+    return Domain(
+        config.name,
+        config.kind,
+        config.rating_w * config.derating_ratio,
+        config.parents,
+        curves[curve],
+        config.inlet_temperature_c_max,
+        config.margin_c_min,
+        nodes,
+    )
+
+
+def _contingency(config: ContingencyConfig) -> Contingency:
+    return Contingency(
+        config.name, config.domain, frozenset(config.lost), dict(config.capacity_ratio)
+    )

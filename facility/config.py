@@ -1,0 +1,251 @@
+"""The shape of the three configuration files: site, agent and controller.
+
+These types are the schema: the loader validates against them, the JSON Schema is exported from
+them, and defaults live here and nowhere else. What one key cannot say about another is checked
+where the file is compiled (`facility.compiler`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from facility.wire import Name
+
+PolicyName = Literal["none", "brake-only", "uniform", "polca", "ampacity"]
+POLICIES: tuple[PolicyName, ...] = ("none", "brake-only", "uniform", "polca", "ampacity")
+
+PositiveW = Annotated[float, Meta(gt=0.0, le=1e9)]
+NonNegativeW = Annotated[float, Meta(ge=0.0, le=1e9)]
+Mhz = Annotated[int, Meta(ge=1, le=10_000)]
+Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+PeriodS = Annotated[float, Meta(gt=0.0, le=3_600.0)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+PathText = Annotated[str, Meta(min_length=1, max_length=4_096)]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping in a file: unknown keys are errors, never silently dropped."""
+
+
+class GpuModelConfig(_Section, frozen=True, kw_only=True):
+    """A kind of GPU: its clocks, and the most that it can draw at each ceiling.
+
+    `worst_case_power_w` is a list of [ceiling in MHz, power in W], ascending in both, whose last
+    ceiling is the highest clock. Worst-case power is convex in the clock (dynamic power is
+    frequency times voltage squared), so a straight line between two points lies above it.
+    """
+
+    clock_mhz_min: Mhz
+    clock_mhz_max: Mhz
+    clock_mhz_step: Mhz = 15
+    safe_ceiling_mhz: Mhz
+    brake_ceiling_mhz: Mhz
+    idle_power_w: NonNegativeW
+    worst_case_power_w: Annotated[
+        tuple[tuple[Mhz, PositiveW], ...], Meta(min_length=2, max_length=64)
+    ]
+
+
+class NodeModelConfig(_Section, frozen=True, kw_only=True):
+    """A kind of server. Its power is overhead plus factor times the sum of its GPUs' power.
+
+    `overhead_w` is the part that GPUs do not explain, at its worst: fans, processors, memory,
+    network. `gpu_power_factor` covers fans and conversion losses that grow with GPU power.
+    """
+
+    gpu_model: Name
+    gpu_count: Annotated[int, Meta(ge=1, le=64)]
+    overhead_w: NonNegativeW
+    gpu_power_factor: Annotated[float, Meta(ge=1.0, le=2.0)] = 1.0
+
+
+class DomainConfig(_Section, frozen=True, kw_only=True):
+    """Anything that has a capacity: feed, row, rack, PDU or cooling zone.
+
+    Capacity is `rating_w` times `derating_ratio` (0.8 for a breaker under continuous load, NEC
+    210.20). A domain with several parents loads them equally, and the survivors when one is lost.
+    For a zone the rating is the heat it can remove, and `inlet_temperature_c_max` and
+    `margin_c_min` are limits of their own. `trip_curve` names a built-in curve or one of the site.
+    """
+
+    name: Name
+    kind: Literal["feed", "row", "pdu", "rack", "zone"]
+    rating_w: PositiveW
+    derating_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    parents: Annotated[tuple[Name, ...], Meta(max_length=8)] = ()
+    trip_curve: Name | None = None
+    inlet_temperature_c_max: Annotated[float, Meta(ge=5.0, le=60.0)] = 32.0
+    margin_c_min: Annotated[float, Meta(ge=0.0, le=50.0)] = 5.0
+
+
+class TripCurveConfig(_Section, frozen=True, kw_only=True):
+    """A trip curve of this site: [load ratio, seconds tolerated] and where it comes from."""
+
+    name: Name
+    points: Annotated[tuple[tuple[float, float], ...], Meta(min_length=1, max_length=64)]
+    source: Annotated[str, Meta(min_length=1)]
+
+
+class ServiceConfig(_Section, frozen=True, kw_only=True):
+    """A served model: its priority, and whether the router may shift its load between nodes."""
+
+    name: Name
+    priority: Literal["high", "low"]
+    routable: bool = True
+
+
+class NodeConfig(_Section, frozen=True, kw_only=True):
+    """A server: what it is, where it hangs in the power tree and in the air, what it runs."""
+
+    name: Name
+    model: Name
+    parents: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=4)]
+    zone: Name | None = None
+    service: Name | None = None
+    priority: Literal["high", "low"] | None = None
+
+
+class ContingencyConfig(_Section, frozen=True, kw_only=True):
+    """A declared failure: feeds that are gone, and capacities that fall to a share of themselves.
+
+    `domain` is where its emergency message is published: an ancestor of every node that must act.
+    """
+
+    name: Name
+    domain: Name
+    lost: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    capacity_ratio: dict[Name, Ratio] = {}
+
+
+class ControlConfig(_Section, frozen=True, kw_only=True):
+    """How the site is controlled. The lease proof depends on these, so they belong to the site.
+
+    Power is kept under `target_ratio` of capacity; shaving begins when the forecast passes it and
+    ends below `release_ratio`, and a ceiling rises by at most `raise_ratio_per_s` of the clock
+    range each second. A brake is released to the safe ceiling once power is below `release_ratio`.
+    `forecast_quantile` is the share of futures that the forecast covers, `spike_ratio` the fastest
+    rise of an inference row within one reaction (POLCA: 9 % within 2 s, for a whole row).
+    """
+
+    policy: PolicyName = "ampacity"
+    shadow: bool = False
+    cycle_s: PeriodS = 1.0
+    telemetry_s: PeriodS = 1.0
+    lease_s: PeriodS = 4.0
+    stale_s: PeriodS = 3.0
+    clock_skew_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 2.0
+    horizon_s: PeriodS = 3.0
+    target_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.97
+    release_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.92
+    raise_ratio_per_s: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.02
+    forecast_quantile: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.99
+    spike_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.09
+    missing_ratio_max: Ratio = 0.2
+
+
+class SiteConfig(_Section, frozen=True, kw_only=True):
+    """One site: the power tree, the zones, what protects them and how they are controlled."""
+
+    version: Literal[1]
+    site: Name
+    gpu_models: Annotated[dict[Name, GpuModelConfig], Meta(min_length=1)]
+    node_models: Annotated[dict[Name, NodeModelConfig], Meta(min_length=1)]
+    domains: Annotated[tuple[DomainConfig, ...], Meta(min_length=1)]
+    nodes: Annotated[tuple[NodeConfig, ...], Meta(min_length=1)]
+    services: tuple[ServiceConfig, ...] = ()
+    trip_curves: tuple[TripCurveConfig, ...] = ()
+    contingencies: tuple[ContingencyConfig, ...] = ()
+    control: ControlConfig = ControlConfig()
+
+
+class BrokerConfig(_Section, frozen=True, kw_only=True):
+    """Where the MQTT broker is. Secrets come from files, never from this file itself."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    port: Port = 1883
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    keepalive_s: Annotated[int, Meta(ge=1, le=600)] = 5
+    username: str | None = None
+    password_file: PathText | None = None
+    ca_file: PathText | None = None
+    certificate_file: PathText | None = None
+    key_file: PathText | None = None
+
+
+class SensorsConfig(_Section, frozen=True, kw_only=True):
+    """Chassis sensors as Linux hwmon files: the node's meter in uW, the inlet in millidegrees."""
+
+    node_power_file: PathText | None = None
+    inlet_temperature_file: PathText | None = None
+
+
+class AgentConfig(_Section, frozen=True, kw_only=True):
+    """One node's agent. `ampacity config agent NODE` writes it from the site file.
+
+    `domains` are the node's ancestors: the agent obeys emergencies published for any of them.
+    `on_exit` is what a clean stop leaves behind: `hold` the ceilings as they are, go to the `safe`
+    ceiling, or `restore` what was there before (unlocked, unless a lock was recorded).
+    """
+
+    version: Literal[1]
+    site: Name
+    node: Name
+    domains: tuple[Name, ...]
+    contingencies: tuple[Name, ...] = ()
+    safe_ceiling_mhz: Mhz
+    brake_ceiling_mhz: Mhz
+    actuate: bool = True
+    on_exit: Literal["hold", "safe", "restore"] = "safe"
+    state_dir: PathText = "/var/lib/ampacity"
+    sample_hz: Annotated[float, Meta(gt=0.0, le=10.0)] = 10.0
+    telemetry_s: PeriodS = 1.0
+    margin_c_min: Annotated[float, Meta(ge=0.0, le=50.0)] = 3.0
+    call_timeout_s: Annotated[float, Meta(gt=0.0, le=60.0)] = 2.0
+    user: str | None = None
+    metrics_port: Port | None = None
+    broker: BrokerConfig = BrokerConfig()
+    sensors: SensorsConfig = SensorsConfig()
+
+
+class StoreConfig(_Section, frozen=True, kw_only=True):
+    """Where history goes. The audit log is always SQLite, in `directory`."""
+
+    kind: Literal["sqlite", "influxdb"] = "sqlite"
+    directory: PathText = "/var/lib/ampacity"
+    retention_days: Annotated[float, Meta(gt=0.0, le=3_650.0)] = 30.0
+    url: str | None = None
+    org: str = "ampacity"
+    bucket: str = "ampacity"
+    token_file: PathText | None = None
+    buffer_lines_max: Annotated[int, Meta(ge=100, le=10_000_000)] = 100_000
+
+
+class HttpConfig(_Section, frozen=True, kw_only=True):
+    """Where the page, the API and the metrics listen."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+
+class HaproxyConfig(_Section, frozen=True, kw_only=True):
+    """An HAProxy to steer: its runtime socket, and the backend that serves each service.
+
+    A server in the backend has the node's name.
+    """
+
+    socket: PathText
+    backends: dict[Name, str]
+
+
+class ControllerConfig(_Section, frozen=True, kw_only=True):
+    """One controller process: which site, which broker, where history and the page go."""
+
+    version: Literal[1]
+    controller: Name = "controller"
+    site_file: PathText
+    broker: BrokerConfig = BrokerConfig()
+    store: StoreConfig = StoreConfig()
+    http: HttpConfig = HttpConfig()
+    haproxy: HaproxyConfig | None = None
