@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 
 from facility.config import (
@@ -137,7 +138,7 @@ class _Compiler:
         """Between points a straight line counts, which is safe only while slopes do not fall."""
         slopes = [
             (high[1] - low[1]) / max(high[0] - low[0], 1)
-            for low, high in zip(points, points[1:], strict=False)
+            for low, high in itertools.pairwise(points)
         ]
         for place in range(1, len(slopes)):
             if slopes[place] < slopes[place - 1] - 1e-9:

@@ -1,0 +1,45 @@
+"""What one control cycle decided: everything that leaves the controller, and the reasons.
+
+A decision is a value. The shell publishes it, records it and shows it; nothing about it is decided
+after it has been made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from facility.wire import DomainState, Emergency, Event, Lease, Routing
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDecision:
+    """What was decided for one node, for people to read: the lease is what the node gets.
+
+    `power_w` counts at the worst case when `missing`; `exposure_w` is the most the node could draw
+    under any limit that may still be in force.
+    """
+
+    node: str
+    ceiling_mhz: int
+    contingency_ceilings_mhz: dict[str, int]
+    power_w: float
+    exposure_w: float
+    missing: bool
+    controllable: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One cycle. `at_s` is the controller's monotonic clock, `wall_s` the time of day."""
+
+    decision_id: str
+    at_s: float
+    wall_s: float
+    sentence: str
+    domains: tuple[DomainState, ...]
+    nodes: tuple[NodeDecision, ...]
+    leases: tuple[Lease, ...]
+    routing: tuple[Routing, ...]
+    emergencies: tuple[Emergency, ...]
+    events: tuple[Event, ...]
