@@ -1,0 +1,1 @@
+"""The test suite: what the system must do, as sentences. Helpers are imported as `tests.name`."""
