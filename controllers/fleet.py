@@ -1,0 +1,108 @@
+"""The site as arrays: worst cases, shares and predictions for all nodes at once.
+
+Rows are domains and columns are nodes, both in site order. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from facility.topology import GpuModel, Site
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+_CLOCK_MHZ_MAX: Final = 10_000
+
+
+class Fleet:
+    """Constants of every node and domain of a site, and the arithmetic on them."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.nodes = tuple(site.nodes)
+        self.domains = tuple(site.domains)
+        self.node_index = {name: place for place, name in enumerate(self.nodes)}
+        self.domain_index = {name: place for place, name in enumerate(self.domains)}
+        models = [node.model for node in site.nodes.values()]
+        self.overhead_w = np.array([model.overhead_w for model in models])
+        self.gpu_factor = np.array([model.gpu_power_factor * model.gpu_count for model in models])
+        self.clock_mhz_min = np.array([model.gpu.clock_mhz_min for model in models])
+        self.clock_mhz_max = np.array([model.gpu.clock_mhz_max for model in models])
+        self.clock_mhz_step = np.array([model.gpu.clock_mhz_step for model in models])
+        self.safe_ceiling_mhz = np.array([model.gpu.safe_ceiling_mhz for model in models])
+        self.brake_ceiling_mhz = np.array([model.gpu.brake_ceiling_mhz for model in models])
+        self.idle_w = np.array([model.gpu.idle_power_w for model in models])
+        self.low_priority = np.array([node.priority == "low" for node in site.nodes.values()])
+        gpus = {model.gpu.name: model.gpu for model in models}
+        rank = {name: place for place, name in enumerate(gpus)}
+        self._gpu_rank = np.array([rank[model.gpu.name] for model in models])
+        self._gpu_power_w = np.stack([_power_by_mhz(gpu) for gpu in gpus.values()])
+        self._shares: dict[frozenset[str], FloatArray] = {}
+        self._capacity_w: dict[frozenset[str], FloatArray] = {}
+
+    def snap_mhz(self, ceiling_mhz: FloatArray | IntArray) -> IntArray:
+        """Each node's ceiling moved down onto its clock grid, inside its clocks."""
+        inside = np.clip(ceiling_mhz, self.clock_mhz_min, self.clock_mhz_max)
+        steps = (inside - self.clock_mhz_min) // self.clock_mhz_step
+        snapped = self.clock_mhz_min + steps * self.clock_mhz_step
+        return np.where(inside >= self.clock_mhz_max, self.clock_mhz_max, snapped).astype(np.int64)
+
+    def gpu_power_w(self, ceiling_mhz: IntArray) -> FloatArray:
+        """The most that one GPU of each node can draw under its ceiling, W."""
+        place = np.clip(ceiling_mhz, 0, _CLOCK_MHZ_MAX)
+        result: FloatArray = self._gpu_power_w[self._gpu_rank, place]
+        return result
+
+    def worst_case_w(self, ceiling_mhz: IntArray) -> FloatArray:
+        """The most that each node can draw with all its GPUs under its ceiling, W."""
+        worst_w: FloatArray = self.overhead_w + self.gpu_factor * self.gpu_power_w(ceiling_mhz)
+        return worst_w
+
+    @property
+    def power_w_max(self) -> FloatArray:
+        """The most that each node can draw without any lock, W."""
+        return self.worst_case_w(self.clock_mhz_max)
+
+    def predict_w(
+        self, power_w: FloatArray, ceiling_mhz: IntArray, wanted_mhz: IntArray
+    ) -> FloatArray:
+        """What each node would draw under `wanted_mhz`, from what it draws under `ceiling_mhz`.
+
+        The part above idle scales as the worst case does; the result is never above the worst
+        case of the wanted ceiling when that is lower than the present one.
+        """
+        floor_w = np.minimum(self.overhead_w + self.gpu_factor * self.idle_w, power_w)
+        now_w = np.maximum(self.gpu_power_w(ceiling_mhz) - self.idle_w, 1.0)
+        then_w = np.maximum(self.gpu_power_w(wanted_mhz) - self.idle_w, 0.0)
+        predicted_w = floor_w + (power_w - floor_w) * then_w / now_w
+        bound_w = self.worst_case_w(np.maximum(ceiling_mhz, wanted_mhz))
+        bounded_w: FloatArray = np.minimum(predicted_w, np.maximum(bound_w, power_w))
+        return bounded_w
+
+    def shares(self, active: frozenset[str]) -> FloatArray:
+        """Share of each node's power that each domain carries: domains x nodes."""
+        if active not in self._shares:
+            matrix = np.zeros((len(self.domains), len(self.nodes)))
+            for domain, row in self.site.shares(active).items():
+                for node, share in row.items():
+                    matrix[self.domain_index[domain], self.node_index[node]] = share
+            self._shares[active] = matrix
+        return self._shares[active]
+
+    def capacity_w(self, active: frozenset[str]) -> FloatArray:
+        """What each domain may carry while `active` contingencies last, W; 0 when lost."""
+        if active not in self._capacity_w:
+            self._capacity_w[active] = np.array(
+                [self.site.capacity_w(domain, active) for domain in self.domains]
+            )
+        return self._capacity_w[active]
+
+
+def _power_by_mhz(gpu: GpuModel) -> FloatArray:
+    """Worst-case power at every whole MHz, so that a look-up costs one index."""
+    return np.array([gpu.power_w_at(mhz) for mhz in range(_CLOCK_MHZ_MAX + 1)])

@@ -1,0 +1,210 @@
+"""What has arrived, and what of it may be believed.
+
+Callbacks only store here; the cycle takes a snapshot when it is ready. A message that is garbage,
+impossible, out of time or from nobody we know changes nothing but a counter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Final
+
+from controllers.snapshot import NodeView, Snapshot
+from facility.topics import Topics
+from facility.topology import Site
+from facility.wire import (
+    Applied,
+    Codec,
+    Emergency,
+    Event,
+    NodeInfo,
+    NodeStatus,
+    NodeTelemetry,
+    Request,
+    WireError,
+)
+
+REQUESTS_MAX: Final = 256
+SENDERS_MAX: Final = 4_096
+"""Refusals are counted per sender up to this many senders, and under `other` beyond."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What one node has said."""
+
+    info: NodeInfo | None = None
+    status: NodeStatus | None = None
+    telemetry: NodeTelemetry | None = None
+    received_at_s: float | None = None
+    applied: Applied | None = None
+
+
+class Inbox:
+    """Stores the latest believable word of every node, and the operators' requests in order."""
+
+    def __init__(self, site: Site, *, codec: Codec) -> None:
+        self._site = site
+        self._topics = Topics(site.name)
+        self._codec = codec
+        self._heard = {name: _Heard() for name in site.nodes}
+        self._requests: deque[Request] = deque(maxlen=REQUESTS_MAX)
+        self._emergencies: dict[tuple[str, str], Emergency] = {}
+        self._events: deque[Event] = deque(maxlen=REQUESTS_MAX)
+        self.refused: Counter[tuple[str, str]] = Counter()
+        self.accepted: Counter[str] = Counter()
+
+    def receive(self, now_s: float, wall_s: float, topic: str, payload: bytes) -> None:
+        """Take one message off the bus. Never raises; what cannot be believed is counted."""
+        place = self._topics.split(topic)
+        if place is None:
+            self._refuse(wall_s, "elsewhere", "foreign-topic", topic)
+            return
+        kind, name, what = place
+        try:
+            if kind == "node":
+                self._receive_node(now_s, wall_s, name, what, payload)
+            elif kind == "request":
+                self._requests.append(self._codec.decode(payload, Request))
+                self.accepted["request"] += 1
+            elif kind == "domain" and what == "emergency":
+                self._receive_emergency(wall_s, name, payload)
+        except WireError as error:
+            self._refuse(wall_s, name, "garbage", str(error))
+
+    def _receive_emergency(self, wall_s: float, domain: str, payload: bytes) -> None:
+        emergency = self._codec.decode(payload, Emergency)
+        if emergency.domain != domain or domain not in self._site.domains:
+            self._refuse(wall_s, domain, "unknown-domain", f"says domain {emergency.domain}")
+            return
+        self._emergencies[domain, emergency.contingency] = emergency
+        self.accepted["emergency"] += 1
+
+    def _receive_node(
+        self, now_s: float, wall_s: float, name: str, what: str, payload: bytes
+    ) -> None:
+        heard = self._heard.get(name)
+        if heard is None:
+            self._refuse(wall_s, name, "unknown-node", "no such node in the site file")
+            return
+        match what:
+            case "telemetry":
+                frame = self._codec.decode(payload, NodeTelemetry)
+                reason = self._doubt(wall_s, name, heard, frame)
+                if reason:
+                    self._refuse(wall_s, name, *reason)
+                    return
+                heard.telemetry, heard.received_at_s = frame, now_s
+            case "info":
+                info = self._codec.decode(payload, NodeInfo)
+                if info.node != name:
+                    self._refuse(wall_s, name, "wrong-node", f"says node {info.node}")
+                    return
+                if heard.info is None or heard.info.session != info.session:
+                    heard.telemetry, heard.received_at_s = None, None
+                heard.info = info
+            case "status":
+                status = self._codec.decode(payload, NodeStatus)
+                if status.node != name:
+                    self._refuse(wall_s, name, "wrong-node", f"says node {status.node}")
+                    return
+                heard.status = status
+            case "applied":
+                applied = self._codec.decode(payload, Applied)
+                if applied.node != name:
+                    self._refuse(wall_s, name, "wrong-node", f"says node {applied.node}")
+                    return
+                heard.applied = applied
+            case _:
+                return
+        self.accepted[what] += 1
+
+    def _doubt(
+        self, wall_s: float, name: str, heard: _Heard, frame: NodeTelemetry
+    ) -> tuple[str, str] | None:
+        """Why `frame` may not be believed: a reason and its detail, or None."""
+        control = self._site.control
+        if frame.node != name:
+            return "wrong-node", f"says node {frame.node}"
+        if heard.info is None:
+            return "no-birth", "telemetry before the node said what it is"
+        if frame.session != heard.info.session:
+            return "old-session", f"session {frame.session}, not {heard.info.session}"
+        if frame.sampled_at_s > wall_s + control.clock_skew_s:
+            return "from-the-future", f"{frame.sampled_at_s - wall_s:.1f} s ahead"
+        if frame.sampled_at_s < wall_s - control.stale_s - control.clock_skew_s:
+            return "too-old", f"sampled {wall_s - frame.sampled_at_s:.1f} s ago"
+        if heard.telemetry is not None and frame.seq <= heard.telemetry.seq:
+            return "out-of-order", f"frame {frame.seq} after {heard.telemetry.seq}"
+        if {gpu.uuid for gpu in frame.gpus} != {gpu.uuid for gpu in heard.info.gpus}:
+            return "other-gpus", "its GPUs are not those of its birth certificate"
+        return None
+
+    def _refuse(self, wall_s: float, sender: str, reason: str, detail: str) -> None:
+        """Count; say it once per sender and reason, so that a flood cannot drown the log."""
+        if sender not in self._heard and len(self.refused) >= SENDERS_MAX:
+            sender = "other"
+        self.refused[sender, reason] += 1
+        if self.refused[sender, reason] == 1:
+            self._events.append(
+                Event(
+                    event="message-refused",
+                    severity="warning",
+                    at_s=wall_s,
+                    source="inbox",
+                    subject=sender[:128],
+                    sentence=f"refused a message from {sender[:128]}: {reason}: {detail[:256]}",
+                )
+            )
+
+    def take_requests(self) -> tuple[Request, ...]:
+        """The operators' requests since the last call, oldest first."""
+        requests = tuple(self._requests)
+        self._requests.clear()
+        return requests
+
+    def take_events(self) -> tuple[Event, ...]:
+        """What there is to tell since the last call."""
+        events = tuple(self._events)
+        self._events.clear()
+        return events
+
+    def emergencies(self) -> tuple[Emergency, ...]:
+        """The last word on each contingency of each domain, as retained on the bus."""
+        return tuple(self._emergencies.values())
+
+    def snapshot(self, now_s: float, wall_s: float, active: frozenset[str]) -> Snapshot:
+        """Freeze what is known now. Staleness is judged by the time of arrival."""
+        return Snapshot(
+            now_s,
+            wall_s,
+            {name: self._view(now_s, name) for name in self._heard},
+            active,
+        )
+
+    def _view(self, now_s: float, name: str) -> NodeView:
+        heard = self._heard[name]
+        why = self._why_missing(now_s, heard)
+        return NodeView(
+            self._site.nodes[name],
+            heard.info,
+            heard.telemetry,
+            heard.received_at_s,
+            heard.applied,
+            bool(why),
+            why,
+        )
+
+    def _why_missing(self, now_s: float, heard: _Heard) -> str:
+        if heard.info is None:
+            return "never heard"
+        if heard.received_at_s is None:
+            return "no telemetry in this session"
+        gone = heard.status is not None and heard.status.session == heard.info.session
+        if gone and heard.status is not None and heard.status.state in ("lost", "disconnected"):
+            return f"agent {heard.status.state}"
+        age_s = now_s - heard.received_at_s
+        if age_s > self._site.control.stale_s:
+            return f"silent for {age_s:.1f} s"
+        return ""

@@ -1,0 +1,139 @@
+"""What the operators have ordered: contingencies, brakes, caps and drains, until they lift them.
+
+A request is answered with what was done or, in a dry run, with what would be done. Nothing is
+half-applied: a request with anything wrong in it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from facility.compiler import did_you_mean
+from facility.topology import Site
+from facility.wire import Emergency, Request, Response
+
+VERBS: Final = ("contingency", "brake", "release", "cap", "drain", "pause")
+
+Answer = dict[str, str | float | bool]
+
+
+class RequestError(ValueError):
+    """A request that cannot be done; the text says what is allowed."""
+
+
+class Orders:
+    """The standing orders, and the emergency messages that announce them."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.contingencies: set[str] = set()
+        self.brakes: set[str] = set()
+        self.caps_w: dict[str, float] = {}
+        self.drained: set[str] = set()
+        self.paused = False
+        self._verbs: dict[str, Callable[[Request, bool], Answer]] = {
+            "contingency": self._contingency,
+            "brake": self._brake,
+            "release": self._release,
+            "cap": self._cap,
+            "drain": self._drain,
+            "pause": self._pause,
+        }
+
+    @property
+    def active(self) -> frozenset[str]:
+        """Contingencies that are on."""
+        return frozenset(self.contingencies)
+
+    def adopt(self, emergency: Emergency) -> None:
+        """Take over an emergency found on the bus at start: it is on until somebody ends it."""
+        on = emergency.active
+        if emergency.contingency == "brake":
+            (self.brakes.add if on else self.brakes.discard)(emergency.domain)
+        elif emergency.contingency in self._site.contingencies:
+            name = emergency.contingency
+            (self.contingencies.add if on else self.contingencies.discard)(name)
+
+    def apply(self, request: Request) -> Response:
+        """Carry out one request; never raises."""
+        try:
+            verb = self._verbs.get(request.verb)
+            if verb is None:
+                raise RequestError(
+                    f"no verb {request.verb!r}: use {', '.join(VERBS)}"
+                    f"{did_you_mean(request.verb, VERBS)}"
+                )
+            data = verb(request, not request.dry_run)
+        except RequestError as error:
+            return Response(
+                verb=request.verb, transaction=request.transaction, status="error", error=str(error)
+            )
+        data["dry_run"] = request.dry_run
+        return Response(verb=request.verb, transaction=request.transaction, status="ok", data=data)
+
+    def _contingency(self, request: Request, act: bool) -> Answer:
+        name = self._named(request, "contingency", list(self._site.contingencies))
+        on = self._on(request)
+        if act:
+            (self.contingencies.add if on else self.contingencies.discard)(name)
+        return {"contingency": name, "active": on}
+
+    def _brake(self, request: Request, act: bool) -> Answer:
+        domain = self._named(request, "domain", list(self._site.domains))
+        if act:
+            self.brakes.add(domain)
+        return {"domain": domain, "nodes": len(self._site.domains[domain].nodes)}
+
+    def _release(self, request: Request, act: bool) -> Answer:
+        domain = self._named(request, "domain", list(self._site.domains))
+        if domain not in self.brakes:
+            raise RequestError(f"no operator brakes {domain!r}: nothing to release")
+        if act:
+            self.brakes.discard(domain)
+        return {"domain": domain, "nodes": len(self._site.domains[domain].nodes)}
+
+    def _cap(self, request: Request, act: bool) -> Answer:
+        domain = self._named(request, "domain", list(self._site.domains))
+        capacity_w = self._site.domains[domain].capacity_w
+        if request.args.get("clear") is True:
+            if act:
+                self.caps_w.pop(domain, None)
+            return {"domain": domain, "capacity_w": capacity_w}
+        cap_w = request.args.get("cap_w")
+        if isinstance(cap_w, bool) or not isinstance(cap_w, int | float):
+            raise RequestError("cap needs cap_w, a number of watts, or clear")
+        if not 0.0 < cap_w <= capacity_w:
+            raise RequestError(
+                f"cap_w {cap_w:g} is outside 0 to {capacity_w:g}: a cap only lowers a capacity"
+            )
+        if act:
+            self.caps_w[domain] = float(cap_w)
+        return {"domain": domain, "capacity_w": float(cap_w)}
+
+    def _drain(self, request: Request, act: bool) -> Answer:
+        node = self._named(request, "node", list(self._site.nodes))
+        on = self._on(request)
+        if act:
+            (self.drained.add if on else self.drained.discard)(node)
+        return {"node": node, "drained": on}
+
+    def _pause(self, request: Request, act: bool) -> Answer:
+        on = self._on(request)
+        if act:
+            self.paused = on
+        return {"paused": on}
+
+    def _named(self, request: Request, key: str, known: list[str]) -> str:
+        name = request.args.get(key)
+        if not isinstance(name, str):
+            raise RequestError(f"{request.verb} needs {key}: one of {', '.join(known[:20])}")
+        if name not in known:
+            raise RequestError(f"no {key} is named {name!r}{did_you_mean(name, known)}")
+        return name
+
+    def _on(self, request: Request) -> bool:
+        on = request.args.get("on", True)
+        if not isinstance(on, bool):
+            raise RequestError(f"{request.verb}: on must be true or false, not {on!r}")
+        return on

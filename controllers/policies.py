@@ -1,0 +1,236 @@
+"""The policies, one class each, compared in one run by name.
+
+`none` does nothing at all; `brake-only` waits for the limit and then brakes (POLCA's No-cap);
+`uniform` slows every node of a domain alike; `ampacity` slows low priority first; `polca` is the
+paper's two thresholds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from controllers.fleet import BoolArray, FloatArray, IntArray
+from controllers.policy import BrakeLatch, Policy, Proposal, Situation, unbound
+from facility.config import PolicyName
+
+BRAKE_AFTER_CYCLES: Final = 3
+"""A policy that shaves gets this many cycles to bring power back before the brake falls."""
+
+
+class NonePolicy:
+    """No control: every clock as high as it goes, nothing pre-armed. The baseline that trips."""
+
+    prearms = False
+
+    def propose(self, situation: Situation) -> Proposal:
+        """Highest clocks, whatever happens."""
+        return Proposal(
+            situation.fleet.clock_mhz_max.astype(np.int64),
+            unbound(situation),
+            np.zeros(len(situation.fleet.domains), dtype=np.bool_),
+        )
+
+
+class BrakeOnlyPolicy:
+    """Highest clocks until a domain is over its capacity, then the brake (POLCA 1.4, No-cap)."""
+
+    prearms = True
+
+    def __init__(self, domain_count: int) -> None:
+        self._latch = BrakeLatch(domain_count, engage_s=0.0)
+
+    def propose(self, situation: Situation) -> Proposal:
+        """Brake or nothing."""
+        brake = self._latch.step(situation)
+        return Proposal(situation.fleet.clock_mhz_max.astype(np.int64), unbound(situation), brake)
+
+
+class ShavingPolicy:
+    """Keeps the forecast of every domain under its target by lowering ceilings, in stages.
+
+    A stage is a set of nodes and the lowest ceiling it may be given; the next stage begins when
+    the one before is exhausted. One stage of all nodes is `uniform`; low priority before high, and
+    the safe ceiling before the brake ceiling, is `ampacity`. Down at once and as far as needed; up
+    only below the release ratio, the last stage to give being the first to get back.
+    """
+
+    prearms = True
+
+    def __init__(self, domain_count: int, *, by_priority: bool, cycle_s: float) -> None:
+        self._by_priority = by_priority
+        self._latch = BrakeLatch(domain_count, engage_s=BRAKE_AFTER_CYCLES * cycle_s)
+
+    def propose(self, situation: Situation) -> Proposal:
+        """Lower what is over its target, raise what is under its release."""
+        brake = self._latch.step(situation)
+        wanted = self._raised(situation)
+        bound_by = unbound(situation)
+        target_w = situation.control.target_ratio * situation.capacity_w
+        # Leaves first: what a rack gives up its row need not ask for again.
+        for domain in np.argsort(situation.shares.astype(bool).sum(axis=1), kind="stable"):
+            if situation.alive[domain]:
+                lowered = self._lowered(situation, wanted, int(domain), float(target_w[domain]))
+                bound_by[lowered < wanted] = domain
+                wanted = lowered
+        # A node that is still below its highest clock stays with the domain that holds it there.
+        held = (bound_by < 0) & (wanted < situation.fleet.clock_mhz_max) & situation.movable
+        bound_by[held] = self._tightest(situation)[held]
+        return Proposal(wanted, bound_by, brake)
+
+    def _stages(self, situation: Situation) -> list[tuple[BoolArray, IntArray]]:
+        fleet, movable = situation.fleet, situation.movable
+        safe, lowest = fleet.safe_ceiling_mhz, fleet.brake_ceiling_mhz
+        if not self._by_priority:
+            return [(movable, lowest)]
+        low, high = movable & fleet.low_priority, movable & ~fleet.low_priority
+        return [(low, safe), (high, safe), (low, lowest), (high, lowest)]
+
+    def _lowered(
+        self, situation: Situation, wanted: IntArray, domain: int, target_w: float
+    ) -> IntArray:
+        if situation.predicted_w(wanted)[domain] <= target_w:
+            return wanted
+        below = situation.shares[domain] > 0.0
+        for nodes, floor in self._stages(situation):
+            group = nodes & below
+            if not group.any():
+                continue
+            lowest = np.where(group, np.minimum(wanted, floor), wanted)
+            if situation.predicted_w(lowest)[domain] > target_w:
+                wanted = lowest
+                continue
+            return self._level(situation, wanted, lowest, domain, target_w)
+        return wanted
+
+    def _level(
+        self,
+        situation: Situation,
+        wanted: IntArray,
+        lowest: IntArray,
+        domain: int,
+        target_w: float,
+    ) -> IntArray:
+        """The highest common level that fits, by bisection on the clock; `lowest` is known to."""
+        low, high = int(lowest.min()), int(wanted.max())
+        while low < high:
+            middle = (low + high + 1) // 2
+            trial = np.maximum(np.minimum(wanted, middle), lowest)
+            if situation.predicted_w(trial)[domain] <= target_w:
+                low = middle
+            else:
+                high = middle - 1
+        level = np.maximum(np.minimum(wanted, low), lowest)
+        snapped: IntArray = np.maximum(situation.fleet.snap_mhz(level), np.minimum(lowest, wanted))
+        return snapped
+
+    def _raised(self, situation: Situation) -> IntArray:
+        """Ceilings with whatever may rise raised; the loop over domains takes back what is not."""
+        fleet, control = situation.fleet, situation.control
+        ceiling_mhz = situation.ceiling_mhz
+        if situation.hold:
+            return ceiling_mhz
+        room = ~situation.alive | (
+            situation.forecast_w < control.release_ratio * situation.capacity_w
+        )
+        cramped = (situation.shares[~room] > 0.0).any(axis=0)
+        step_mhz = control.raise_ratio_per_s * control.cycle_s * fleet.clock_mhz_max
+        may = situation.movable & ~cramped & (ceiling_mhz < fleet.clock_mhz_max)
+        for nodes, _ in reversed(self._stages(situation)):
+            group = nodes & may
+            if group.any():
+                raised = np.where(group, ceiling_mhz + np.maximum(step_mhz, 1), ceiling_mhz)
+                up = np.maximum(fleet.snap_mhz(raised), ceiling_mhz)
+                stuck = group & (up == ceiling_mhz)
+                up[stuck] = fleet.snap_mhz(ceiling_mhz + fleet.clock_mhz_step)[stuck]
+                return up
+        return ceiling_mhz
+
+    def _tightest(self, situation: Situation) -> IntArray:
+        """For each node the domain above it with the least room at the horizon."""
+        ratio = np.divide(
+            situation.forecast_w,
+            situation.capacity_w,
+            out=np.zeros_like(situation.capacity_w),
+            where=situation.alive,
+        )
+        weighted = np.where(situation.shares > 0.0, ratio[:, np.newaxis], -1.0)
+        return np.argmax(weighted, axis=0).astype(np.int64)
+
+
+class PolcaPolicy:
+    """POLCA, Algorithm 1, per domain: two thresholds with hysteresis, low priority first.
+
+    Above T1 low priority goes to the base clock; above T2 low priority goes lower, and high
+    priority follows if that was not enough by the next decision; at 100 % everything brakes.
+    Clocks are the paper's A100 clocks as shares of its highest, 1410 MHz.
+    """
+
+    prearms = True
+
+    T1: Final = 0.80
+    T2: Final = 0.89
+    HYSTERESIS: Final = 0.05
+    LOW_T1: Final = 1275 / 1410
+    LOW_T2: Final = 1110 / 1410
+    HIGH_T2: Final = 1305 / 1410
+
+    def __init__(self, domain_count: int) -> None:
+        self._level = np.zeros(domain_count, dtype=np.int64)  # 0 free, 1 T1, 2 T2 low, 3 T2 high
+        self._latch = BrakeLatch(domain_count, engage_s=0.0)
+
+    def propose(self, situation: Situation) -> Proposal:
+        """One decision of every domain's state machine; the lowest ceiling wins."""
+        brake = self._latch.step(situation)
+        ratio = np.divide(
+            situation.domain_power_w,
+            situation.capacity_w,
+            out=np.zeros_like(situation.capacity_w),
+            where=situation.alive,
+        )
+        self._step(ratio)
+        fleet = situation.fleet
+        wanted = fleet.clock_mhz_max.astype(np.int64)
+        bound_by = unbound(situation)
+        for domain in np.flatnonzero(self._level):
+            below = situation.shares[domain] > 0.0
+            low = self.LOW_T1 if self._level[domain] == 1 else self.LOW_T2
+            high = self.HIGH_T2 if self._level[domain] == 3 else 1.0
+            share = np.where(fleet.low_priority, low, high)
+            limit = fleet.snap_mhz(share * fleet.clock_mhz_max)
+            bound_by[below & (limit < wanted)] = domain
+            wanted = np.where(below, np.minimum(wanted, limit), wanted)
+        if situation.hold:
+            wanted = np.minimum(wanted, situation.ceiling_mhz)
+        return Proposal(wanted, bound_by, brake)
+
+    def _step(self, ratio: FloatArray) -> None:
+        level = self._level
+        up = np.select(
+            [ratio >= self.T2, ratio >= self.T1],
+            [np.clip(level + 1, 2, 3), np.maximum(level, 1)],
+            level,
+        )
+        down = np.select(
+            [ratio < self.T1 - self.HYSTERESIS, ratio < self.T2 - self.HYSTERESIS],
+            # High priority is freed first, then low: one step a decision, never all at once.
+            [np.maximum(level - 1, 0), np.where(level > 1, level - 1, level)],
+            level,
+        )
+        self._level = np.where(ratio >= self.T1, np.where(up > level, up, down), down)
+
+
+def make_policy(name: PolicyName, *, domain_count: int, cycle_s: float) -> Policy:
+    """The policy that `name` stands for."""
+    match name:
+        case "none":
+            return NonePolicy()
+        case "brake-only":
+            return BrakeOnlyPolicy(domain_count)
+        case "uniform":
+            return ShavingPolicy(domain_count, by_priority=False, cycle_s=cycle_s)
+        case "ampacity":
+            return ShavingPolicy(domain_count, by_priority=True, cycle_s=cycle_s)
+        case "polca":
+            return PolcaPolicy(domain_count)

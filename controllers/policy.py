@@ -1,0 +1,116 @@
+"""What a policy sees and what it proposes; every policy is one value of one setting.
+
+A policy proposes ceilings. Ramps, missing nodes, contingencies, zones, leases and exposures are
+the cycle's business and the same under every policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
+from facility.config import ControlConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One instant as arrays: nodes (n) and domains (d) in site order.
+
+    `capacity_w` already has contingencies, operators' caps and hot zones in it; 0 means lost.
+    `power_w` counts missing nodes at worst case; `rise_w` is the forecast's addition per domain.
+    `movable` nodes are fresh and controllable: nobody else's ceiling can be changed.
+    """
+
+    now_s: float
+    fleet: Fleet
+    control: ControlConfig
+    shares: FloatArray  # d x n
+    capacity_w: FloatArray  # d
+    power_w: FloatArray  # n
+    rise_w: FloatArray  # d
+    ceiling_mhz: IntArray  # n, in force
+    movable: BoolArray  # n
+    hold: bool  # too much is missing: raise nothing
+
+    @property
+    def domain_power_w(self) -> FloatArray:
+        """Power of each domain now, W."""
+        result: FloatArray = self.shares @ self.power_w
+        return result
+
+    @property
+    def forecast_w(self) -> FloatArray:
+        """Power of each domain at the horizon, W."""
+        return self.domain_power_w + self.rise_w
+
+    @property
+    def alive(self) -> BoolArray:
+        """Domains that carry anything."""
+        return self.capacity_w > 0.0
+
+    def predicted_w(self, wanted_mhz: IntArray) -> FloatArray:
+        """Each domain's power at the horizon if nodes had `wanted_mhz`, W.
+
+        The expected rise shrinks and grows with the power it is a rise of.
+        """
+        now_w = self.domain_power_w
+        then_w = self.shares @ self.fleet.predict_w(self.power_w, self.ceiling_mhz, wanted_mhz)
+        scale = np.divide(then_w, now_w, out=np.ones_like(now_w), where=now_w > 0.0)
+        result: FloatArray = then_w + self.rise_w * scale
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Ceilings per node, which domain bound each (-1 for none), and which domains brake."""
+
+    ceiling_mhz: IntArray
+    bound_by: IntArray
+    brake: BoolArray
+
+
+class Policy(Protocol):
+    """Decides ceilings; may remember modes between cycles."""
+
+    prearms: bool
+    """Whether contingency ceilings are computed: `none` protects nothing, the rest all do."""
+
+    def propose(self, situation: Situation) -> Proposal:
+        """Return ceilings for this cycle."""
+        ...
+
+
+def unbound(situation: Situation) -> IntArray:
+    """Nobody bound by any domain."""
+    return np.full(len(situation.fleet.nodes), -1, dtype=np.int64)
+
+
+class BrakeLatch:
+    """Holds the power brake of each domain: in at once, out only after a quiet while.
+
+    A domain brakes when its power has been above capacity for `engage_s`, and stops braking when
+    it has been below the release ratio for `quiet_s`.
+    """
+
+    def __init__(self, domain_count: int, *, engage_s: float, quiet_s: float = 5.0) -> None:
+        self._over_since_s = np.full(domain_count, np.inf)
+        self._quiet_since_s = np.full(domain_count, np.inf)
+        self._engaged = np.zeros(domain_count, dtype=np.bool_)
+        self._engage_s = engage_s
+        self._quiet_s = quiet_s
+
+    def step(self, situation: Situation) -> BoolArray:
+        """Return which domains brake now."""
+        now_s = situation.now_s
+        power_w, capacity_w = situation.domain_power_w, situation.capacity_w
+        over = situation.alive & (power_w > capacity_w)
+        quiet = power_w < situation.control.release_ratio * capacity_w
+        self._over_since_s = np.where(over, np.minimum(self._over_since_s, now_s), np.inf)
+        self._quiet_since_s = np.where(quiet, np.minimum(self._quiet_since_s, now_s), np.inf)
+        engage = over & (now_s - self._over_since_s >= self._engage_s)
+        release = now_s - self._quiet_since_s >= self._quiet_s
+        self._engaged = (self._engaged | engage) & ~(release & ~engage) & situation.alive
+        return self._engaged.copy()

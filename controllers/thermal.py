@@ -1,0 +1,114 @@
+"""Cooling zones as power domains: a hot zone gets a smaller budget, in the same watts.
+
+The heat that a zone may take is what its air handlers remove, and less while the air that enters
+its servers is too warm or its GPUs are close to slowing themselves down. Where temperatures are
+missing, nothing is raised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from controllers.snapshot import NodeView, Snapshot
+from facility.topology import Domain, Site
+from facility.wire import Quality
+
+CUT_RATIO_PER_C_S: Final = 0.01
+"""Heat given up each second for each degree of excess: a 5 degree excess halves heat in 14 s."""
+EXCESS_C_MAX: Final = 5.0
+RECOVER_RATIO_PER_S: Final = 0.005
+"""Budgets come back slowly: metal and air take minutes (physics C.6)."""
+HYSTERESIS_C: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneHeat:
+    """One zone: the warmest inlet, the margin that counts, and by how much a limit is passed.
+
+    `excess_c` is negative with room, None when nothing in the zone reports a temperature.
+    """
+
+    inlet_temperature_c: float | None
+    margin_c: float | None
+    excess_c: float | None
+
+
+def zone_heat(zone: Domain, snapshot: Snapshot) -> ZoneHeat:
+    """Read a zone's temperatures off its fresh nodes.
+
+    The second smallest node margin counts: one clogged heat sink is a matter for its own node,
+    which lowers itself, and not for the whole aisle.
+    """
+    fresh = [snapshot.nodes[name] for name in zone.nodes if not snapshot.nodes[name].missing]
+    inlets = [
+        view.telemetry.inlet_temperature_c
+        for view in fresh
+        if view.telemetry is not None and view.telemetry.inlet_temperature_c is not None
+    ]
+    margins = sorted(margin for view in fresh if (margin := node_margin_c(view)) is not None)
+    inlet_c = max(inlets, default=None)
+    margin_c = margins[min(1, len(margins) - 1)] if margins else None
+    excesses = []
+    if inlet_c is not None:
+        excesses.append(inlet_c - zone.inlet_temperature_c_max)
+    if margin_c is not None:
+        excesses.append(zone.margin_c_min - margin_c)
+    return ZoneHeat(inlet_c, margin_c, max(excesses, default=None))
+
+
+def node_margin_c(view: NodeView) -> float | None:
+    """The smallest margin of a node's GPUs and their memory, None when none is known."""
+    if view.telemetry is None:
+        return None
+    return min(
+        (
+            margin
+            for gpu in view.telemetry.gpus
+            if gpu.quality is not Quality.MISSING
+            for margin in (gpu.margin_c, gpu.memory_margin_c)
+            if margin is not None
+        ),
+        default=None,
+    )
+
+
+class ZoneBudgets:
+    """Remembers each zone's budget as a share of its capacity, and moves it by temperature."""
+
+    def __init__(self, site: Site) -> None:
+        self._zones = [domain for domain in site.domains.values() if domain.is_zone]
+        self._ratio = {zone.name: 1.0 for zone in self._zones}
+
+    def step(
+        self, snapshot: Snapshot, *, elapsed_s: float, heat_ratio: dict[str, float]
+    ) -> dict[str, ZoneHeat]:
+        """Move the budgets and return what was read.
+
+        Args:
+            snapshot: this cycle's snapshot.
+            elapsed_s: seconds since the last step.
+            heat_ratio: per zone its present heat over its capacity; a cut starts from there,
+                because a budget above what a hot zone draws would change nothing.
+        """
+        readings = {}
+        for zone in self._zones:
+            heat = readings[zone.name] = zone_heat(zone, snapshot)
+            self._ratio[zone.name] = self._moved(
+                self._ratio[zone.name], heat, elapsed_s, heat_ratio.get(zone.name, 1.0)
+            )
+        return readings
+
+    def _moved(self, ratio: float, heat: ZoneHeat, elapsed_s: float, heat_ratio: float) -> float:
+        if heat.excess_c is None:
+            return min(ratio, heat_ratio)
+        if heat.excess_c > 0.0:
+            cut = CUT_RATIO_PER_C_S * min(heat.excess_c, EXCESS_C_MAX) * elapsed_s
+            return max(min(ratio, heat_ratio) * (1.0 - cut), 0.05)
+        if heat.excess_c < -HYSTERESIS_C:
+            return min(ratio + RECOVER_RATIO_PER_S * elapsed_s, 1.0)
+        return ratio
+
+    def ratio(self, zone: str) -> float:
+        """Share of its capacity that `zone` may use now."""
+        return self._ratio[zone]
