@@ -1,0 +1,1 @@
+"""The house rules that a linter cannot know: a tree of files, and rules about it."""
