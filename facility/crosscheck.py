@@ -1,0 +1,82 @@
+"""What one key of an agent's or a controller's file says about another.
+
+The site file has `facility.compiler` for that. Nothing here looks at the machine: whether a file
+exists or a port is free is found out by the service that needs it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from facility.config import AgentConfig, BrokerConfig, ControllerConfig, StoreConfig
+from facility.topology import Key, Problem
+
+ROUTER_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+")
+"""A backend's or server's name that HAProxy knows and that cannot smuggle in a second command."""
+
+
+def agent_problems(config: AgentConfig) -> tuple[Problem, ...]:
+    """Everything that two keys of an agent's file contradict each other about."""
+    problems = _broker(config.broker)
+    if config.brake_ceiling_mhz > config.safe_ceiling_mhz:
+        text = f"must not be above safe_ceiling_mhz, {config.safe_ceiling_mhz}"
+        problems.append(Problem(("brake_ceiling_mhz",), text))
+    for section in ("domains", "contingencies"):
+        problems += _twice(section, getattr(config, section))
+    if "brake" in config.contingencies:
+        place = config.contingencies.index("brake")
+        text = "'brake' is always known; leave it out"
+        problems.append(Problem(("contingencies", place), text))
+    if config.telemetry_s * config.sample_hz < 1.0:
+        text = (
+            f"{config.sample_hz:g} Hz gives no sample in telemetry_s, {config.telemetry_s:g} s;"
+            f" expected at least {1.0 / config.telemetry_s:g}"
+        )
+        problems.append(Problem(("sample_hz",), text))
+    return tuple(problems)
+
+
+def controller_problems(config: ControllerConfig) -> tuple[Problem, ...]:
+    """Everything that two keys of a controller's file contradict each other about."""
+    problems = _broker(config.broker) + _store(config.store)
+    if config.haproxy is not None:
+        for service, backend in config.haproxy.backends.items():
+            if not ROUTER_NAME.fullmatch(backend):
+                text = f"{backend!r} is no HAProxy name; allowed are letters, digits and _ . : -"
+                problems.append(Problem(("haproxy", "backends", service), text))
+    return tuple(problems)
+
+
+def _twice(section: str, names: tuple[str, ...]) -> list[Problem]:
+    return [
+        Problem((section, place), f"{name!r} is there twice")
+        for place, name in enumerate(names)
+        if name in names[:place]
+    ]
+
+
+def _broker(broker: BrokerConfig) -> list[Problem]:
+    problems = []
+    pairs = (
+        ("password_file", "username"),
+        ("certificate_file", "key_file"),
+        ("key_file", "certificate_file"),
+        ("certificate_file", "ca_file"),
+    )
+    for name, needed in pairs:
+        if getattr(broker, name) is not None and getattr(broker, needed) is None:
+            key: Key = ("broker", name)
+            problems.append(Problem(key, f"is of no use without {needed}; expected both"))
+    return problems
+
+
+def _store(store: StoreConfig) -> list[Problem]:
+    url: Key = ("store", "url")
+    if store.kind == "influxdb" and store.url is None:
+        return [
+            Problem(url, "is missing; kind influxdb needs the server's http:// or https:// URL")
+        ]
+    if store.url is not None and not store.url.startswith(("http://", "https://")):
+        return [Problem(url, f"{store.url!r} is no URL; expected http://... or https://...")]
+    return []

@@ -1,0 +1,242 @@
+"""Text in, typed configuration out, or every problem with the line where it is.
+
+Owns how a problem reads: `path:line: key: what is wrong, what is allowed`. A file loads whole or
+not at all. It never opens a file: whoever calls brings the text, and its path for the messages.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import Struct
+
+from facility.compiler import compile_site, did_you_mean
+from facility.config import AgentConfig, ControllerConfig, SiteConfig
+from facility.crosscheck import agent_problems, controller_problems
+from facility.strict_yaml import Document, Unreadable, parse
+from facility.topology import Key, Problem, Site, SiteError
+from facility.wording import allowed, described, hint
+
+ConfigKind = type[SiteConfig] | type[AgentConfig] | type[ControllerConfig]
+KINDS: Final[dict[str, ConfigKind]] = {
+    "site": SiteConfig,
+    "agent": AgentConfig,
+    "controller": ControllerConfig,
+}
+"""The three kinds of configuration file by their name on the command line."""
+
+ConfigT = TypeVar("ConfigT", bound=Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """One thing wrong with a file. Prints as `path:line: key: text`."""
+
+    path: str
+    line: int
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        """The line that an operator reads, and an editor jumps to."""
+        key = f" {self.key}:" if self.key else ""
+        return f"{self.path}:{self.line}:{key} {self.text}"
+
+
+class ConfigError(ValueError):
+    """A file that did not load, with every problem found, in the order of the lines."""
+
+    def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
+        """Keep all problems; the text has one of them on each line."""
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+def load_site(text: str, path: str) -> Site:
+    """Compile the site file `text`.
+
+    Raises:
+        ConfigError: with every problem of the file.
+    """
+    return load_site_config(text, path)[1]
+
+
+def load_site_config(text: str, path: str) -> tuple[SiteConfig, Site]:
+    """The site file `text` as written, with defaults, and compiled. Raises ConfigError."""
+    document = parse(text)
+    return _site(document, path)
+
+
+def load_agent(text: str, path: str) -> AgentConfig:
+    """Load the agent file `text`. Raises ConfigError with every problem."""
+    return _agent(parse(text), path)
+
+
+def load_controller(text: str, path: str) -> ControllerConfig:
+    """Load the controller file `text`. Raises ConfigError with every problem."""
+    return _controller(parse(text), path)
+
+
+def load_any(text: str, path: str) -> tuple[SiteConfig, Site] | AgentConfig | ControllerConfig:
+    """Load a file of any kind, told apart by the keys at its top. Raises ConfigError."""
+    document = parse(text)
+    kind = _kind(document, path)
+    if kind is SiteConfig:
+        return _site(document, path)
+    return _agent(document, path) if kind is AgentConfig else _controller(document, path)
+
+
+def dotted(key: Key) -> str:
+    """A key as people write it: `domains[3].parents[0]`."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _site(document: Document, path: str) -> tuple[SiteConfig, Site]:
+    config = _typed(document, SiteConfig, path)
+    try:
+        return config, compile_site(config)
+    except SiteError as error:
+        raise _error(document, path, error.problems) from error
+
+
+def _agent(document: Document, path: str) -> AgentConfig:
+    config = _typed(document, AgentConfig, path)
+    if problems := agent_problems(config):
+        raise _error(document, path, problems)
+    return config
+
+
+def _controller(document: Document, path: str) -> ControllerConfig:
+    config = _typed(document, ControllerConfig, path)
+    if problems := controller_problems(config):
+        raise _error(document, path, problems)
+    return config
+
+
+def _error(document: Document, path: str, problems: tuple[Problem, ...]) -> ConfigError:
+    found = [(item.line, item.key, item.text) for item in document.problems]
+    found += [(document.line(item.key), item.key, item.text) for item in problems]
+    found.sort(key=lambda item: item[0])
+    return ConfigError(
+        tuple(ConfigProblem(path, line, dotted(key), text) for line, key, text in found)
+    )
+
+
+def _kind(document: Document, path: str) -> ConfigKind:
+    """The kind whose own keys, those that no other kind has, stand at the top of the file."""
+    top = document.value if isinstance(document.value, Mapping) else {}
+    fields = {kind: set(kind.__struct_fields__) for kind in KINDS.values()}
+    scores = {}
+    for kind, own in fields.items():
+        others = set().union(*(names for other, names in fields.items() if other is not kind))
+        scores[kind] = len((own - others) & set(top))
+    best = max(scores, key=lambda kind: scores[kind])
+    if scores[best] > 0 and list(scores.values()).count(scores[best]) == 1:
+        return best
+    if isinstance(document.value, Unreadable):
+        raise _error(document, path, ())
+    text = (
+        "cannot tell what kind of file this is; a site file has `domains` and `nodes`,"
+        " an agent file `node`, a controller file `site_file`"
+    )
+    raise _error(document, path, (Problem((), text),))
+
+
+def _typed(document: Document, kind: type[ConfigT], path: str) -> ConfigT:
+    """The document as `kind`, or ConfigError with everything that its types forbid."""
+    if not document.problems:
+        try:
+            return msgspec.convert(document.value, kind)
+        except msgspec.ValidationError:
+            pass  # it names the first problem only: the walk below finds them all
+    walk = _Walk([])
+    walk.check(document.value, kind, ())
+    assert walk.problems or document.problems
+    raise _error(document, path, tuple(walk.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """Finds every value that its type forbids; runs only once a file is known to be wrong."""
+
+    problems: list[Problem]
+
+    def check(self, value: object, kind: object, key: Key) -> bool:
+        """Whether `value` is a `kind`; if not, the innermost culprits are reported."""
+        if isinstance(value, Unreadable):
+            return False
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            if self._inside(value, kind, key):
+                text = f"{described(value)} is not allowed; expected {allowed(kind)}"
+                self.problems.append(Problem(key, text + hint(value, kind)))
+            return False
+        return True
+
+    def _inside(self, value: object, kind: object, key: Key) -> bool:
+        """Check what is in `value`; True when all of that is well, so the fault is its own."""
+        kind = _bare(kind)
+        origin = get_origin(kind) or kind
+        if isinstance(value, dict):
+            if isinstance(kind, type) and issubclass(kind, Struct):
+                return self._struct(value, kind, key)
+            if origin is dict:
+                return self._mapping(value, kind, key)
+        if isinstance(value, list) and origin is tuple:
+            return self._sequence(value, get_args(kind), key)
+        return True
+
+    def _struct(self, value: dict[str, object], kind: type[Struct], key: Key) -> bool:
+        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+        well = True
+        for name in value:
+            if name not in fields:
+                text = f"unknown key{did_you_mean(name, fields)}; allowed are {', '.join(fields)}"
+                self.problems.append(Problem((*key, name), text))
+                well = False
+        for name, field in fields.items():
+            if name in value:
+                well &= self.check(value[name], field.type, (*key, name))
+            elif field.required:
+                text = f"is missing; expected {allowed(field.type)}"
+                self.problems.append(Problem((*key, name), text))
+                well = False
+        return well
+
+    def _mapping(self, value: dict[str, object], kind: object, key: Key) -> bool:
+        name_kind, item_kind = get_args(kind)
+        well = True
+        for name, item in value.items():
+            well &= self.check(name, name_kind, (*key, name))
+            well &= self.check(item, item_kind, (*key, name))
+        return well
+
+    def _sequence(self, value: list[object], kinds: tuple[object, ...], key: Key) -> bool:
+        if kinds[-1] is Ellipsis:
+            kinds = kinds[:1] * len(value)
+        elif len(kinds) != len(value):
+            return True
+        well = True
+        for place, (item, item_kind) in enumerate(zip(value, kinds, strict=True)):
+            well &= self.check(item, item_kind, (*key, place))
+        return well
+
+
+def _bare(kind: object) -> object:
+    """A type without its bounds and without `None`."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    if get_origin(kind) in (types.UnionType, typing.Union):
+        inner = [option for option in get_args(kind) if option is not types.NoneType]
+        assert len(inner) == 1, "a configuration value has one type, and may be absent"
+        return _bare(inner[0])
+    return kind
