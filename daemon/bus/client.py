@@ -1,0 +1,184 @@
+"""How a configured broker becomes an aiomqtt client: secrets, TLS, protocol, socket, reasons.
+
+It knows the traps of aiomqtt 2 and paho, so that the bus need not. It opens no connection itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiomqtt
+from aiomqtt import Client
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from facility.config import BrokerConfig
+
+# The client logs every lost connection as an error, which the bus says better and only once.
+# Lower this logger's level to see the packets.
+CLIENT_LOG = logging.getLogger("daemon.bus.client")
+CLIENT_LOG.setLevel(logging.CRITICAL)
+
+FILTERS_PER_SUBSCRIBE_MAX: Final = 64
+SECRET_BYTES_MAX: Final = 65_536
+
+_ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
+
+
+class SecretsError(Exception):
+    """A file with a secret cannot be used; the text names it. Commands exit with `exit_code`."""
+
+    exit_code: Final = 78
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What the files named in the configuration hold."""
+
+    password: str | None = None
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def read(cls, config: BrokerConfig) -> Secrets:
+        """Read the password and the certificates.
+
+        Raises:
+            SecretsError: a file is missing, unreadable or not what it should be.
+        """
+        return cls(password=_read_password(config), tls=_read_tls(config))
+
+
+def _read_password(config: BrokerConfig) -> str | None:
+    if config.password_file is None:
+        return None
+    if config.username is None:
+        raise SecretsError("broker.password_file needs broker.username")
+    try:
+        with Path(config.password_file).open("rb") as file:
+            return file.read(SECRET_BYTES_MAX).decode().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretsError(f"broker.password_file {config.password_file}: {error}") from error
+
+
+def _read_tls(config: BrokerConfig) -> ssl.SSLContext | None:
+    if config.ca_file is None:
+        if config.certificate_file or config.key_file:
+            raise SecretsError("broker.certificate_file and broker.key_file need broker.ca_file")
+        return None
+    try:
+        context = ssl.create_default_context(cafile=config.ca_file)
+        if config.certificate_file:
+            context.load_cert_chain(config.certificate_file, config.key_file)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(filter(None, (config.ca_file, config.certificate_file, config.key_file)))
+        raise SecretsError(f"broker TLS files ({files}): {error}") from error
+    return context
+
+
+def _handing_queue(
+    take: Callable[[str, bytes, bool], None],
+) -> type[asyncio.Queue[aiomqtt.Message]]:
+    """Return a queue type that hands each message on instead of storing it.
+
+    aiomqtt's own iterator costs a task per message, the larger half of what receiving costs, and
+    puts an unbounded queue in front of us. The queue type is a parameter of its client.
+    """
+
+    class HandingQueue(asyncio.Queue[aiomqtt.Message]):
+        def put_nowait(self, item: aiomqtt.Message) -> None:
+            take(item.topic.value, item.payload, item.retain)
+
+    return HandingQueue
+
+
+def make_client(
+    config: BrokerConfig,
+    secrets: Secrets,
+    *,
+    identifier: str,
+    will: tuple[str, bytes] | None,
+    take: Callable[[str, bytes, bool], None],
+    in_flight_max: int,
+    timeout_s: float,
+) -> Client:
+    """Return a client that is not connected yet; one client serves one connection.
+
+    It starts without a session: what is in flight when a connection ends is ours to repeat, not
+    paho's, which would repeat what has long been replaced.
+    """
+    mqtt5 = config.protocol == "5"
+    client = Client(
+        config.host,
+        config.port,
+        username=config.username,
+        password=secrets.password,
+        identifier=identifier,
+        queue_type=_handing_queue(take),
+        protocol=aiomqtt.ProtocolVersion.V5 if mqtt5 else aiomqtt.ProtocolVersion.V311,
+        will=aiomqtt.Will(will[0], will[1], qos=1, retain=True) if will is not None else None,
+        clean_session=None if mqtt5 else True,
+        timeout=timeout_s,
+        keepalive=config.keepalive_s,
+        max_inflight_messages=in_flight_max,
+        tls_context=secrets.tls,
+        socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+        logger=CLIENT_LOG,
+    )
+    client.pending_calls_threshold = 2 * in_flight_max
+    return client
+
+
+async def subscribe(client: Client, config: BrokerConfig, qos: Mapping[str, int]) -> dict[str, str]:
+    """Subscribe to filters, given with their QoS; return those refused, with the broker's reason.
+
+    aiomqtt returns a refusal where one would expect an exception.
+    """
+    refused: dict[str, str] = {}
+    filters = list(qos)
+    for start in range(0, len(filters), FILTERS_PER_SUBSCRIBE_MAX):
+        some = filters[start : start + FILTERS_PER_SUBSCRIBE_MAX]
+        if config.protocol == "5":
+            codes = await client.subscribe(
+                [(name, SubscribeOptions(qos=qos[name])) for name in some]
+            )
+        else:
+            codes = await client.subscribe([(name, qos[name]) for name in some])
+        for name, code in zip(some, codes, strict=True):
+            if isinstance(code, ReasonCode) and code.is_failure:
+                refused[name] = str(code)
+            elif isinstance(code, int) and code >= 0x80:
+                refused[name] = f"code {code}"
+    return refused
+
+
+def publish_properties(config: BrokerConfig, expiry_s: float) -> Properties | None:
+    """Return the MQTT 5 properties of a message that is void after `expiry_s`, if it has any."""
+    if config.protocol != "5" or math.isinf(expiry_s):
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.MessageExpiryInterval = max(1, math.ceil(expiry_s))
+    return properties
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return the reason of a lost or refused connection in words, without error numbers."""
+    code = getattr(error, "rc", None)
+    if isinstance(code, ReasonCode):
+        # What paho says of a socket that was closed on it.
+        return "connection lost" if code.getName() == "Unspecified error" else str(code)
+    cause = error.__cause__
+    if isinstance(error, aiomqtt.MqttError) and cause is not None:
+        return failure_reason(cause)
+    text = _ERRNO.sub("", str(error)) or type(error).__name__
+    return text.removeprefix("[code:").partition("] ")[2] if text.startswith("[code:") else text
