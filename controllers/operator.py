@@ -6,14 +6,14 @@ half-applied: a request with anything wrong in it changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from facility.compiler import did_you_mean
 from facility.topology import Site
-from facility.wire import Emergency, Request, Response
+from facility.wire import Emergency, Event, Request, Response
 
-VERBS: Final = ("contingency", "brake", "release", "cap", "drain", "pause")
+VERBS: Final = ("contingency", "brake", "release", "cap", "drain")
 
 Answer = dict[str, str | float | bool]
 
@@ -31,20 +31,60 @@ class Orders:
         self.brakes: set[str] = set()
         self.caps_w: dict[str, float] = {}
         self.drained: set[str] = set()
-        self.paused = False
+        self._announced: dict[tuple[str, str], bool] = {}
+        self._sequence = 0
         self._verbs: dict[str, Callable[[Request, bool], Answer]] = {
             "contingency": self._contingency,
             "brake": self._brake,
             "release": self._release,
             "cap": self._cap,
             "drain": self._drain,
-            "pause": self._pause,
         }
 
     @property
     def active(self) -> frozenset[str]:
         """Contingencies that are on."""
         return frozenset(self.contingencies)
+
+    def handle(
+        self, requests: Sequence[Request], wall_s: float
+    ) -> tuple[tuple[Response, ...], tuple[Event, ...]]:
+        """Carry out requests in order: a response and an event for the audit each."""
+        responses = tuple(self.apply(request) for request in requests)
+        events = tuple(
+            Event(
+                event="operator-request",
+                severity="info" if response.status == "ok" else "warning",
+                at_s=wall_s,
+                source=request.by or "operator",
+                subject=request.verb,
+                sentence=f"{request.verb} {_spoken(request)}: {response.error or 'done'}"[:1024],
+            )
+            for request, response in zip(requests, responses, strict=True)
+        )
+        return responses, events
+
+    def announce(self, *, epoch: int, wall_s: float) -> tuple[Emergency, ...]:
+        """Emergency messages for every order that is not yet, or no longer, as announced."""
+        wanted = {(self._site.contingencies[name].domain, name) for name in self.contingencies}
+        wanted |= {(domain, "brake") for domain in self.brakes}
+        standing = {key for key, on in self._announced.items() if on}
+        messages = []
+        for key in sorted(wanted ^ standing):
+            self._announced[key] = key in wanted
+            self._sequence += 1
+            messages.append(
+                Emergency(
+                    domain=key[0],
+                    contingency=key[1],
+                    active=key in wanted,
+                    epoch=epoch,
+                    sequence=self._sequence,
+                    issued_at_s=wall_s,
+                    by="controller",
+                )
+            )
+        return tuple(messages)
 
     def adopt(self, emergency: Emergency) -> None:
         """Take over an emergency found on the bus at start: it is on until somebody ends it."""
@@ -118,12 +158,6 @@ class Orders:
             (self.drained.add if on else self.drained.discard)(node)
         return {"node": node, "drained": on}
 
-    def _pause(self, request: Request, act: bool) -> Answer:
-        on = self._on(request)
-        if act:
-            self.paused = on
-        return {"paused": on}
-
     def _named(self, request: Request, key: str, known: list[str]) -> str:
         name = request.args.get(key)
         if not isinstance(name, str):
@@ -137,3 +171,9 @@ class Orders:
         if not isinstance(on, bool):
             raise RequestError(f"{request.verb}: on must be true or false, not {on!r}")
         return on
+
+
+def _spoken(request: Request) -> str:
+    """A request's arguments for people to read, bounded."""
+    words = [f"{key}={value}" for key, value in sorted(request.args.items())]
+    return " ".join(words)[:512] + (" (dry run)" if request.dry_run else "")

@@ -11,12 +11,16 @@ from typing import Final
 
 import numpy as np
 
-from controllers.fleet import BoolArray, FloatArray, IntArray
+from controllers.fitting import Stage, lowered_to_fit, stages_by_priority
+from controllers.fleet import FloatArray, IntArray
 from controllers.policy import BrakeLatch, Policy, Proposal, Situation, unbound
 from facility.config import PolicyName
 
 BRAKE_AFTER_CYCLES: Final = 3
 """A policy that shaves gets this many cycles to bring power back before the brake falls."""
+
+MODE_BAND: Final = 0.05
+"""How far below its release ratio a domain must fall before it stops holding nodes."""
 
 
 class NonePolicy:
@@ -60,6 +64,7 @@ class ShavingPolicy:
 
     def __init__(self, domain_count: int, *, by_priority: bool, cycle_s: float) -> None:
         self._by_priority = by_priority
+        self._bound_by: IntArray | None = None
         self._latch = BrakeLatch(domain_count, engage_s=BRAKE_AFTER_CYCLES * cycle_s)
 
     def propose(self, situation: Situation) -> Proposal:
@@ -76,54 +81,30 @@ class ShavingPolicy:
                 wanted = lowered
         # A node that is still below its highest clock stays with the domain that holds it there.
         held = (bound_by < 0) & (wanted < situation.fleet.clock_mhz_max) & situation.movable
-        bound_by[held] = self._tightest(situation)[held]
+        tightest, ratio = self._tightest(situation)
+        # A band below the release ratio, so that a domain near it does not change mode each cycle.
+        again = self._bound_by == tightest if self._bound_by is not None else False
+        held &= ratio >= situation.control.release_ratio - np.where(again, MODE_BAND, 0.0)
+        bound_by[held] = tightest[held]
+        self._bound_by = bound_by
         return Proposal(wanted, bound_by, brake)
 
-    def _stages(self, situation: Situation) -> list[tuple[BoolArray, IntArray]]:
-        fleet, movable = situation.fleet, situation.movable
-        safe, lowest = fleet.safe_ceiling_mhz, fleet.brake_ceiling_mhz
-        if not self._by_priority:
-            return [(movable, lowest)]
-        low, high = movable & fleet.low_priority, movable & ~fleet.low_priority
-        return [(low, safe), (high, safe), (low, lowest), (high, lowest)]
+    def _stages(self, situation: Situation) -> list[Stage]:
+        if self._by_priority:
+            return stages_by_priority(situation.fleet, situation.movable)
+        return [Stage(situation.movable, situation.fleet.brake_ceiling_mhz)]
 
     def _lowered(
         self, situation: Situation, wanted: IntArray, domain: int, target_w: float
     ) -> IntArray:
-        if situation.predicted_w(wanted)[domain] <= target_w:
-            return wanted
-        below = situation.shares[domain] > 0.0
-        for nodes, floor in self._stages(situation):
-            group = nodes & below
-            if not group.any():
-                continue
-            lowest = np.where(group, np.minimum(wanted, floor), wanted)
-            if situation.predicted_w(lowest)[domain] > target_w:
-                wanted = lowest
-                continue
-            return self._level(situation, wanted, lowest, domain, target_w)
-        return wanted
-
-    def _level(
-        self,
-        situation: Situation,
-        wanted: IntArray,
-        lowest: IntArray,
-        domain: int,
-        target_w: float,
-    ) -> IntArray:
-        """The highest common level that fits, by bisection on the clock; `lowest` is known to."""
-        low, high = int(lowest.min()), int(wanted.max())
-        while low < high:
-            middle = (low + high + 1) // 2
-            trial = np.maximum(np.minimum(wanted, middle), lowest)
-            if situation.predicted_w(trial)[domain] <= target_w:
-                low = middle
-            else:
-                high = middle - 1
-        level = np.maximum(np.minimum(wanted, low), lowest)
-        snapped: IntArray = np.maximum(situation.fleet.snap_mhz(level), np.minimum(lowest, wanted))
-        return snapped
+        return lowered_to_fit(
+            situation.fleet,
+            wanted,
+            self._stages(situation),
+            below=situation.shares[domain] > 0.0,
+            load_w=lambda ceiling_mhz: float(situation.predicted_w(ceiling_mhz)[domain]),
+            limit_w=target_w,
+        )
 
     def _raised(self, situation: Situation) -> IntArray:
         """Ceilings with whatever may rise raised; the loop over domains takes back what is not."""
@@ -137,18 +118,18 @@ class ShavingPolicy:
         cramped = (situation.shares[~room] > 0.0).any(axis=0)
         step_mhz = control.raise_ratio_per_s * control.cycle_s * fleet.clock_mhz_max
         may = situation.movable & ~cramped & (ceiling_mhz < fleet.clock_mhz_max)
-        for nodes, _ in reversed(self._stages(situation)):
-            group = nodes & may
+        for stage in reversed(self._stages(situation)):
+            group = stage.nodes & may
             if group.any():
                 raised = np.where(group, ceiling_mhz + np.maximum(step_mhz, 1), ceiling_mhz)
-                up = np.maximum(fleet.snap_mhz(raised), ceiling_mhz)
+                up: IntArray = np.maximum(fleet.snap_mhz(raised), ceiling_mhz)
                 stuck = group & (up == ceiling_mhz)
                 up[stuck] = fleet.snap_mhz(ceiling_mhz + fleet.clock_mhz_step)[stuck]
                 return up
         return ceiling_mhz
 
-    def _tightest(self, situation: Situation) -> IntArray:
-        """For each node the domain above it with the least room at the horizon."""
+    def _tightest(self, situation: Situation) -> tuple[IntArray, FloatArray]:
+        """For each node the domain above it with the least room at the horizon, and its ratio."""
         ratio = np.divide(
             situation.forecast_w,
             situation.capacity_w,
@@ -156,7 +137,7 @@ class ShavingPolicy:
             where=situation.alive,
         )
         weighted = np.where(situation.shares > 0.0, ratio[:, np.newaxis], -1.0)
-        return np.argmax(weighted, axis=0).astype(np.int64)
+        return np.argmax(weighted, axis=0).astype(np.int64), weighted.max(axis=0)
 
 
 class PolcaPolicy:

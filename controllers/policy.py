@@ -21,7 +21,9 @@ class Situation:
 
     `capacity_w` already has contingencies, operators' caps and hot zones in it; 0 means lost.
     `power_w` counts missing nodes at worst case; `rise_w` is the forecast's addition per domain.
-    `movable` nodes are fresh and controllable: nobody else's ceiling can be changed.
+    `ceiling_mhz` is what was decided last; `measured_mhz` is the ceiling under which `power_w` was
+    measured, which follows a moment later. `movable` nodes are fresh and controllable: nobody
+    else's ceiling can be changed.
     """
 
     now_s: float
@@ -31,7 +33,8 @@ class Situation:
     capacity_w: FloatArray  # d
     power_w: FloatArray  # n
     rise_w: FloatArray  # d
-    ceiling_mhz: IntArray  # n, in force
+    ceiling_mhz: IntArray  # n
+    measured_mhz: IntArray  # n
     movable: BoolArray  # n
     hold: bool  # too much is missing: raise nothing
 
@@ -44,7 +47,7 @@ class Situation:
     @property
     def forecast_w(self) -> FloatArray:
         """Power of each domain at the horizon, W."""
-        return self.domain_power_w + self.rise_w
+        return self._bounded_w(self.domain_power_w + self.rise_w, self.ceiling_mhz)
 
     @property
     def alive(self) -> BoolArray:
@@ -57,10 +60,14 @@ class Situation:
         The expected rise shrinks and grows with the power it is a rise of.
         """
         now_w = self.domain_power_w
-        then_w = self.shares @ self.fleet.predict_w(self.power_w, self.ceiling_mhz, wanted_mhz)
+        then_w = self.shares @ self.fleet.predict_w(self.power_w, self.measured_mhz, wanted_mhz)
         scale = np.divide(then_w, now_w, out=np.ones_like(now_w), where=now_w > 0.0)
-        result: FloatArray = then_w + self.rise_w * scale
-        return result
+        return self._bounded_w(then_w + self.rise_w * scale, wanted_mhz)
+
+    def _bounded_w(self, forecast_w: FloatArray, ceiling_mhz: IntArray) -> FloatArray:
+        """No forecast is above what the ceilings allow at all, nor the bound below power now."""
+        worst_w = np.where(self.movable, self.fleet.worst_case_w(ceiling_mhz), self.power_w)
+        return np.minimum(forecast_w, self.shares @ worst_w)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,3 +60,10 @@ class Snapshot:
     def missing_ratio(self) -> float:
         """Share of the site's nodes that are missing."""
         return sum(view.missing for view in self.nodes.values()) / max(len(self.nodes), 1)
+
+
+def reported_ceiling_mhz(view: NodeView) -> int:
+    """The highest ceiling that the node's agent says it has asked for; 0 when it says nothing."""
+    if view.telemetry is None:
+        return 0
+    return max((gpu.ceiling_mhz for gpu in view.telemetry.gpus), default=0)

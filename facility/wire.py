@@ -54,6 +54,10 @@ class Mode(enum.Enum):
     BRAKE = "brake"
 
 
+Severity = Literal["info", "warning", "critical"]
+"""How loud an event is: a fact, something degraded but handled, something a person must see."""
+
+
 class GpuIdentity(Struct, frozen=True, kw_only=True):
     """What a GPU is and may be asked to do; read at start and after every driver reload.
 
@@ -287,7 +291,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="type", tag="event"):
     """An append-only fact for the audit: who or what, when, and one sentence."""
 
     event: Name
-    severity: Literal["info", "warning", "critical"]
+    severity: Severity
     at_s: WallS
     source: Text
     subject: Text = ""

@@ -1,0 +1,329 @@
+"""The control cycle: snapshot in, decision out.
+
+Invariant: no lease leaves here that the ledger has not recorded first, and no ceiling rises while
+too much of the site is silent. The same object runs live, in the demo and offline; time is an
+argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from controllers.contingency import Prearmed
+from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
+from controllers.ledger import Ledger
+from controllers.operator import Orders
+from controllers.policies import make_policy
+from controllers.policy import Proposal, Situation
+from controllers.report import Outcome, Reporter, headline
+from controllers.routing import Router
+from controllers.snapshot import NodeView, Snapshot, reported_ceiling_mhz
+from controllers.thermal import ZoneBudgets, ZoneHeat
+from facility.decisions import Decision
+from facility.topology import Site
+from facility.wire import DomainState, Emergency, Event, Lease, Request, Response, Routing
+from predictors.node_power import NodePowerEstimator
+from predictors.power import PowerForecaster
+
+
+class ControlCycle:
+    """Decides for one site, one step per cycle.
+
+    Args:
+        site: the compiled site; its `control` section sets policy and timings.
+        epoch: fencing number of this leadership; every lease and emergency carries it.
+        started_at_s: monotonic time of the start: until one lease later anything may be in force.
+    """
+
+    def __init__(self, site: Site, *, epoch: int, started_at_s: float) -> None:
+        control = site.control
+        self.site = site
+        self.orders = Orders(site)
+        self._epoch = epoch
+        self._fleet = Fleet(site)
+        self._policy = make_policy(
+            control.policy, domain_count=len(site.domains), cycle_s=control.cycle_s
+        )
+        self._ledger = Ledger(self._fleet, started_at_s=started_at_s, lease_s=control.lease_s)
+        self._forecaster = PowerForecaster(
+            len(site.domains),
+            cycle_s=control.cycle_s,
+            horizon_s=control.horizon_s,
+            quantile=control.forecast_quantile,
+            spike_ratio=control.spike_ratio,
+        )
+        self._estimators = [NodePowerEstimator(node.model) for node in site.nodes.values()]
+        self._zones = ZoneBudgets(site)
+        self._router = Router(site)
+        self._prearmed = Prearmed(self._fleet)
+        self._ceiling_mhz = self._fleet.safe_ceiling_mhz.astype(np.int64)
+        self._was_missing = np.ones(len(site.nodes), dtype=np.bool_)
+        self._reporter = Reporter(site)
+        self._active: frozenset[str] = frozenset()
+        self._prearmed_mhz: dict[str, IntArray] = {}
+        self._last_s: float | None = None
+        self._cycles = 0
+        self._sequence = 0
+
+    def handle(
+        self, requests: Sequence[Request], wall_s: float
+    ) -> tuple[tuple[Response, ...], tuple[Emergency, ...], tuple[Event, ...]]:
+        """Carry out operators' requests between cycles: responses, emergencies and audit events.
+
+        An emergency leaves at once; the ceilings for it are on the nodes already.
+        """
+        responses, events = self.orders.handle(requests, wall_s)
+        return responses, self._announce(wall_s), events
+
+    def _announce(self, wall_s: float) -> tuple[Emergency, ...]:
+        if self.site.control.shadow:
+            return ()
+        return self.orders.announce(epoch=self._epoch, wall_s=wall_s)
+
+    def step(self, snapshot: Snapshot) -> Decision:
+        """Decide once."""
+        now_s = snapshot.now_s
+        self._cycles += 1
+        decision_id = f"{self._epoch}-{self._cycles}"
+        mass_silence = snapshot.missing_ratio > self.site.control.missing_ratio_max
+        views = list(snapshot.nodes.values())
+        missing = np.array([view.missing for view in views])
+        unlocked = np.array([self._unlocked(view, mass_silence) for view in views])
+        movable = ~missing & ~unlocked
+        self._welcome_back(views, missing)
+        self._begin_contingencies(snapshot.active)
+        exposure_w = self._ledger.exposure_w(now_s, unlocked)
+        power_w = self._power_w(now_s, views, missing, exposure_w)
+        heat = self._heat(snapshot, power_w)
+        situation = self._situation(snapshot, power_w, movable, views, hold=mass_silence)
+        proposal = self._policy.propose(situation)
+        brake = proposal.brake | self._ordered_brakes()
+        ceiling_mhz = self._held(situation, proposal, brake, missing)
+        prearmed = self._prearm(situation, exposure_w, ceiling_mhz)
+        leases = self._lease(snapshot, decision_id, movable, ceiling_mhz, prearmed)
+        exposure_w = self._ledger.exposure_w(now_s, unlocked)
+        self._ceiling_mhz = np.where(movable, ceiling_mhz, self._ceiling_mhz)
+        self._was_missing = missing
+        self._last_s = now_s
+        outcome = Outcome(
+            snapshot=snapshot,
+            situation=situation,
+            decision_id=decision_id,
+            ceiling_mhz=self._ceiling_mhz,
+            bound_by=proposal.bound_by,
+            brake=brake,
+            exposure_w=exposure_w,
+            heat=heat,
+            prearmed_mhz={
+                name: np.where(self._prearmed.touches(name), mhz, 0)
+                for name, mhz in prearmed.items()
+            },
+        )
+        domains = self._reporter.domains(outcome)
+        return Decision(
+            decision_id=decision_id,
+            at_s=now_s,
+            wall_s=snapshot.wall_s,
+            sentence=headline(domains),
+            domains=domains,
+            nodes=self._reporter.nodes(outcome),
+            leases=leases,
+            routing=self._route(outcome, domains),
+            emergencies=self._announce(snapshot.wall_s),
+            events=self._reporter.events(outcome, domains),
+        )
+
+    def _route(self, outcome: Outcome, domains: tuple[DomainState, ...]) -> tuple[Routing, ...]:
+        """Weights and drains; in shadow they are decided and not sent."""
+        pressure = {
+            state.domain: state.forecast_w / state.capacity_w if state.capacity_w > 0.0 else 2.0
+            for state in domains
+        }
+        routing = self._router.step(
+            outcome.snapshot,
+            decision_id=outcome.decision_id,
+            modes={state.domain: state.mode for state in domains},
+            pressure=pressure,
+            drained=frozenset(self.orders.drained),
+        )
+        return () if self.site.control.shadow else routing
+
+    def _unlocked(self, view: NodeView, mass_silence: bool) -> bool:
+        """Whether a node may run above any ceiling that was granted.
+
+        A node that falls silent by itself may have restarted without its lock. When much of the
+        site falls silent at once it is the network, and every agent is going to its safe ceiling.
+        """
+        if view.info is None:
+            return not mass_silence
+        return not view.controllable or (view.missing and not mass_silence)
+
+    def _welcome_back(self, views: list[NodeView], missing: BoolArray) -> None:
+        """A node that is back starts from where it says it is: un-capping is ramped."""
+        for place in np.flatnonzero(self._was_missing & ~missing):
+            reported = reported_ceiling_mhz(views[place])
+            safe = int(self._fleet.safe_ceiling_mhz[place])
+            self._ceiling_mhz[place] = min(reported or safe, int(self._fleet.clock_mhz_max[place]))
+
+    def _begin_contingencies(self, active: frozenset[str]) -> None:
+        """Nodes have locked by themselves: decide on from there."""
+        for name in active - self._active:
+            if name in self._prearmed_mhz:
+                concerned = self._prearmed.touches(name)
+                lower = np.minimum(self._ceiling_mhz, self._prearmed_mhz[name])
+                self._ceiling_mhz = np.where(concerned, lower, self._ceiling_mhz)
+        if active != self._active:
+            before, after = self._fleet.shares(self._active), self._fleet.shares(active)
+            self._forecaster.forget((before != after).any(axis=1))
+        self._active = active
+
+    def _power_w(
+        self, now_s: float, views: list[NodeView], missing: BoolArray, exposure_w: FloatArray
+    ) -> FloatArray:
+        """Per node what it draws, or all that it may draw when it is missing, W."""
+        power_w = exposure_w.copy()
+        for place in np.flatnonzero(~missing):
+            frame = views[place].telemetry
+            assert frame is not None
+            power_w[place] = self._estimators[place].estimate_w(
+                now_s,
+                gpu_power_w=sum(gpu.power_w for gpu in frame.gpus),
+                node_power_w=frame.node_power_w,
+            )
+        return power_w
+
+    def _heat(self, snapshot: Snapshot, power_w: FloatArray) -> dict[str, ZoneHeat]:
+        heat_w = self._fleet.shares(snapshot.active) @ power_w
+        capacity_w = self._fleet.capacity_w(snapshot.active)
+        ratio = {
+            name: float(heat_w[place] / capacity_w[place]) if capacity_w[place] > 0.0 else 1.0
+            for name, place in self._fleet.domain_index.items()
+        }
+        elapsed_s = self.site.control.cycle_s
+        if self._last_s is not None:
+            elapsed_s = max(snapshot.now_s - self._last_s, 0.0)
+        return self._zones.step(snapshot, elapsed_s=elapsed_s, heat_ratio=ratio)
+
+    def _capacity_ratio(self) -> FloatArray:
+        """What orders and heat leave of each capacity."""
+        ratio = np.ones(len(self._fleet.domains))
+        for name, place in self._fleet.domain_index.items():
+            domain = self.site.domains[name]
+            if domain.is_zone:
+                ratio[place] = self._zones.ratio(name)
+            cap_w = self.orders.caps_w.get(name, domain.capacity_w)
+            ratio[place] = min(ratio[place], cap_w / domain.capacity_w)
+        return ratio
+
+    def _situation(
+        self,
+        snapshot: Snapshot,
+        power_w: FloatArray,
+        movable: BoolArray,
+        views: list[NodeView],
+        *,
+        hold: bool,
+    ) -> Situation:
+        shares = self._fleet.shares(snapshot.active)
+        measured_mhz = self._ceiling_mhz.copy()
+        for place in np.flatnonzero(movable):
+            measured_mhz[place] = reported_ceiling_mhz(views[place]) or measured_mhz[place]
+        return Situation(
+            now_s=snapshot.now_s,
+            fleet=self._fleet,
+            control=self.site.control,
+            shares=shares,
+            capacity_w=self._fleet.capacity_w(snapshot.active) * self._capacity_ratio(),
+            power_w=power_w,
+            rise_w=self._forecaster.forecast(shares @ power_w).rise_w,
+            ceiling_mhz=self._ceiling_mhz.copy(),
+            measured_mhz=measured_mhz,
+            movable=movable,
+            hold=hold,
+        )
+
+    def _ordered_brakes(self) -> BoolArray:
+        ordered = np.zeros(len(self._fleet.domains), dtype=np.bool_)
+        for name in self.orders.brakes:
+            ordered[self._fleet.domain_index[name]] = True
+        return ordered
+
+    def _held(
+        self, situation: Situation, proposal: Proposal, brake: BoolArray, missing: BoolArray
+    ) -> IntArray:
+        """What is proposed, with rises ramped and brakes over everything."""
+        fleet, control = situation.fleet, situation.control
+        wanted = proposal.ceiling_mhz
+        if control.policy != "none":
+            step_mhz = control.raise_ratio_per_s * control.cycle_s * fleet.clock_mhz_max
+            ramped = situation.ceiling_mhz + np.maximum(step_mhz, fleet.clock_mhz_step)
+            wanted = np.minimum(wanted, ramped)
+        braked = (situation.shares[brake] > 0.0).any(axis=0)
+        wanted = np.where(braked, np.minimum(wanted, fleet.brake_ceiling_mhz), wanted)
+        if situation.hold:
+            wanted = np.minimum(wanted, situation.ceiling_mhz)
+        return np.where(missing, situation.ceiling_mhz, fleet.snap_mhz(wanted))
+
+    def _prearm(
+        self, situation: Situation, exposure_w: FloatArray, ceiling_mhz: IntArray
+    ) -> dict[str, IntArray]:
+        """Contingency ceilings per node: prepared for what may come, as decided for what is on."""
+        if not self._policy.prearms:
+            free = self._fleet.clock_mhz_max.astype(np.int64)
+            return dict.fromkeys(self.site.contingencies, free)
+        self._prearmed_mhz = self._prearmed.ceilings_mhz(
+            self._active,
+            movable=situation.movable,
+            stuck_w=exposure_w,
+            capacity_ratio=self._capacity_ratio(),
+        )
+        return self._prearmed_mhz | dict.fromkeys(self._active, ceiling_mhz)
+
+    def _lease(
+        self,
+        snapshot: Snapshot,
+        decision_id: str,
+        movable: BoolArray,
+        ceiling_mhz: IntArray,
+        prearmed: dict[str, IntArray],
+    ) -> tuple[Lease, ...]:
+        """Grant leases to whoever can hold one, each recorded before it is returned."""
+        if self.site.control.shadow:
+            return ()
+        leases = []
+        for place in np.flatnonzero(movable):
+            name = self._fleet.nodes[place]
+            view = snapshot.nodes[name]
+            assert view.telemetry is not None
+            assert view.received_at_s is not None
+            lease_s = self.site.control.lease_s
+            self._ledger.grant(
+                int(place),
+                ceiling_mhz=int(ceiling_mhz[place]),
+                expires_at_s=view.received_at_s + lease_s,
+            )
+            self._sequence += 1
+            leases.append(
+                Lease(
+                    node=name,
+                    session=view.telemetry.session,
+                    basis_seq=view.telemetry.seq,
+                    epoch=self._epoch,
+                    sequence=self._sequence,
+                    decision_id=decision_id,
+                    lease_s=lease_s,
+                    ceilings_mhz={gpu.uuid: int(ceiling_mhz[place]) for gpu in view.telemetry.gpus},
+                    contingency_ceilings_mhz=self._armed(int(place), prearmed),
+                )
+            )
+        return tuple(leases)
+
+    def _armed(self, place: int, prearmed: dict[str, IntArray]) -> dict[str, int]:
+        """The contingencies that concern one node, with its ceiling for each."""
+        return {
+            name: int(mhz[place])
+            for name, mhz in prearmed.items()
+            if self._prearmed.touches(name)[place]
+        }

@@ -1,0 +1,61 @@
+"""One sentence per domain and node: what was decided and why, in the order a reader asks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controllers.fleet import BoolArray, IntArray
+from controllers.policy import Situation
+from facility.wire import Mode
+
+
+def kilowatts(power_w: float) -> str:
+    """Power as people say it."""
+    return f"{power_w / 1000.0:.1f} kW"
+
+
+def domain_sentence(
+    situation: Situation,
+    domain: int,
+    *,
+    mode: Mode,
+    ceiling_mhz: IntArray,
+    bound: BoolArray,
+    causes: tuple[str, ...],
+) -> str:
+    """Why `domain` is in `mode`.
+
+    Args:
+        situation: what was known.
+        domain: place of the domain in site order.
+        mode: what is being done to it.
+        ceiling_mhz: what was decided per node.
+        bound: nodes that this domain holds below their highest clock.
+        causes: contingencies, orders, heat or missing nodes that bear on it.
+    """
+    capacity_w = float(situation.capacity_w[domain])
+    power_w = float(situation.domain_power_w[domain])
+    forecast_w = float(situation.forecast_w[domain])
+    below = situation.shares[domain] > 0.0
+    why = f" ({'; '.join(causes)})" if causes else ""
+    if capacity_w <= 0.0:
+        return f"lost: carries nothing{why}"
+    level = _levels(situation, ceiling_mhz, below if mode is Mode.BRAKE else bound)
+    facts = f"forecast {kilowatts(forecast_w)} of {kilowatts(capacity_w)}"
+    if mode is Mode.BRAKE:
+        return f"braking {level}: {kilowatts(power_w)} of {kilowatts(capacity_w)}{why}"
+    if bound.any():
+        return f"slowed {level}: {facts}{why}"
+    return f"{kilowatts(power_w)} now, {facts}: holds nothing back{why}"
+
+
+def _levels(situation: Situation, ceiling_mhz: IntArray, nodes: BoolArray) -> str:
+    """`16 low to 1410 MHz and 24 high to 1755-1800 MHz`."""
+    low = situation.fleet.low_priority
+    parts = []
+    for word, group in (("low", nodes & low), ("high", nodes & ~low)):
+        if group.any():
+            least, most = int(ceiling_mhz[group].min()), int(ceiling_mhz[group].max())
+            span = f"{least}" if least == most else f"{least}-{most}"
+            parts.append(f"{int(np.count_nonzero(group))} {word} to {span} MHz")
+    return " and ".join(parts) or "nobody"

@@ -1,0 +1,228 @@
+"""What a cycle tells: domain states with their sentences, node decisions, events on change.
+
+Reads what was decided and decides nothing; remembers only what it has told before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from controllers.fleet import BoolArray, FloatArray, IntArray
+from controllers.narrator import domain_sentence, kilowatts
+from controllers.policy import Situation
+from controllers.snapshot import NodeView, Snapshot
+from controllers.thermal import ZoneHeat
+from facility.decisions import NodeDecision
+from facility.topology import Site
+from facility.wire import DomainState, Event, Mode, Severity
+
+_SEVERITY: Final[dict[Mode, Severity]] = {
+    Mode.NORMAL: "info",
+    Mode.SHAVING: "info",
+    Mode.EMERGENCY: "critical",
+    Mode.BRAKE: "critical",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One finished cycle, as the reporter reads it. Nodes (n) and domains (d) in site order.
+
+    `prearmed_mhz` is 0 for nodes that a contingency does not concern.
+    """
+
+    snapshot: Snapshot
+    situation: Situation
+    decision_id: str
+    ceiling_mhz: IntArray  # n
+    bound_by: IntArray  # n
+    brake: BoolArray  # d
+    exposure_w: FloatArray  # n
+    heat: dict[str, ZoneHeat]
+    prearmed_mhz: dict[str, IntArray]
+
+    @property
+    def missing(self) -> BoolArray:
+        """Nodes that count at their worst case."""
+        return np.array([view.missing for view in self.snapshot.nodes.values()])
+
+
+class Reporter:
+    """Tells about cycles; keeps the last modes and the last missing nodes to tell changes."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._modes: dict[str, Mode] = dict.fromkeys(site.domains, Mode.NORMAL)
+        self._missing: frozenset[str] = frozenset()
+        self._loose: frozenset[str] = frozenset()
+        self._held = False
+
+    def domains(self, outcome: Outcome) -> tuple[DomainState, ...]:
+        """One state per domain, in site order."""
+        return tuple(
+            self._domain(outcome, place, name) for place, name in enumerate(self._site.domains)
+        )
+
+    def _domain(self, outcome: Outcome, place: int, name: str) -> DomainState:
+        situation, domain = outcome.situation, self._site.domains[name]
+        below = situation.shares[place] > 0.0
+        bound = below & (outcome.bound_by == place) & situation.movable
+        mode = self._mode(outcome, place, name, bound)
+        heat = outcome.heat.get(name)
+        return DomainState(
+            domain=name,
+            kind=domain.kind,
+            decision_id=outcome.decision_id,
+            at_s=outcome.snapshot.wall_s,
+            power_w=float(situation.domain_power_w[place]),
+            forecast_w=float(situation.forecast_w[place]),
+            exposure_w=float(situation.shares[place] @ outcome.exposure_w),
+            capacity_w=float(situation.capacity_w[place]),
+            mode=mode,
+            sentence=domain_sentence(
+                situation,
+                place,
+                mode=mode,
+                ceiling_mhz=outcome.ceiling_mhz,
+                bound=bound,
+                causes=self._causes(outcome, name, below),
+            )[:1024],
+            nodes_count=len(domain.nodes),
+            nodes_missing_count=int(np.count_nonzero(outcome.missing & below)),
+            temperature_c=heat.inlet_temperature_c if heat else None,
+        )
+
+    def _mode(self, outcome: Outcome, place: int, name: str, bound: BoolArray) -> Mode:
+        if outcome.brake[place]:
+            return Mode.BRAKE
+        if self._struck(outcome, name):
+            return Mode.EMERGENCY
+        return Mode.SHAVING if bound.any() else Mode.NORMAL
+
+    def _struck(self, outcome: Outcome, name: str) -> tuple[str, ...]:
+        """Active contingencies that change what this domain may carry, or carries."""
+        fleet = outcome.situation.fleet
+        place = fleet.domain_index[name]
+        struck = []
+        for contingency in sorted(outcome.snapshot.active):
+            alone = frozenset({contingency})
+            changed = fleet.capacity_w(alone)[place] != fleet.capacity_w(frozenset())[place]
+            moved = (fleet.shares(alone)[place] != fleet.shares(frozenset())[place]).any()
+            if changed or moved:
+                struck.append(contingency)
+        return tuple(struck)
+
+    def _causes(self, outcome: Outcome, name: str, below: BoolArray) -> tuple[str, ...]:
+        causes = list(self._struck(outcome, name))
+        heat = outcome.heat.get(name)
+        if heat is not None and heat.excess_c is None:
+            causes.append("no temperature from this zone: nothing is raised")
+        elif heat is not None and heat.excess_c is not None and heat.excess_c > 0.0:
+            causes.append(f"{heat.excess_c:.1f} C over its limit")
+        missing = int(np.count_nonzero(outcome.missing & below))
+        if missing:
+            causes.append(f"{missing} missing at worst case")
+        if outcome.situation.hold:
+            causes.append("too much of the site is silent: nothing is raised")
+        return tuple(causes)
+
+    def nodes(self, outcome: Outcome) -> tuple[NodeDecision, ...]:
+        """One decision per node, in site order."""
+        return tuple(
+            self._node(outcome, place, view)
+            for place, view in enumerate(outcome.snapshot.nodes.values())
+        )
+
+    def _node(self, outcome: Outcome, place: int, view: NodeView) -> NodeDecision:
+        fleet = outcome.situation.fleet
+        domain = int(outcome.bound_by[place])
+        ceiling_mhz = int(outcome.ceiling_mhz[place])
+        if view.missing:
+            exposure = kilowatts(float(outcome.exposure_w[place]))
+            sentence = f"{view.why_missing}: counts {exposure}"
+        elif not view.controllable:
+            because = view.info.cannot_actuate_because if view.info else ""
+            sentence = f"uncontrollable: {because or 'a GPU does not follow its ceiling'}"
+        elif domain >= 0:
+            sentence = f"{ceiling_mhz} MHz: held by {fleet.domains[domain]}"
+        elif ceiling_mhz < int(fleet.clock_mhz_max[place]):
+            sentence = f"{ceiling_mhz} MHz: on its way up"
+        else:
+            sentence = f"{ceiling_mhz} MHz: free"
+        return NodeDecision(
+            node=view.node.name,
+            ceiling_mhz=ceiling_mhz,
+            contingency_ceilings_mhz={
+                name: int(mhz[place])
+                for name, mhz in outcome.prearmed_mhz.items()
+                if mhz[place] > 0
+            },
+            power_w=float(outcome.situation.power_w[place]),
+            exposure_w=float(outcome.exposure_w[place]),
+            missing=view.missing,
+            controllable=view.controllable,
+            sentence=sentence,
+        )
+
+    def events(self, outcome: Outcome, domains: tuple[DomainState, ...]) -> tuple[Event, ...]:
+        """What has changed since the cycle before."""
+        found: list[tuple[str, Severity, str, str]] = []
+        for state in domains:
+            if state.mode is not self._modes[state.domain]:
+                found.append(
+                    ("mode", _SEVERITY[state.mode], state.domain,
+                     f"{state.domain}: {state.mode.value}: {state.sentence}")
+                )  # fmt: skip
+                self._modes[state.domain] = state.mode
+        views = outcome.snapshot.nodes
+        missing = frozenset(name for name, view in views.items() if view.missing)
+        loose = frozenset(
+            name for name, view in views.items() if not view.missing and not view.controllable
+        )
+        found += [
+            ("node-missing", "warning", name, f"{name}: {views[name].why_missing}")
+            for name in sorted(missing - self._missing)
+        ]
+        found += [
+            ("node-back", "info", name, f"{name}: heard again")
+            for name in sorted(self._missing - missing)
+        ]
+        found += [
+            ("node-uncontrollable", "warning", name, f"{name}: counts at its worst case")
+            for name in sorted(loose - self._loose)
+        ]
+        if outcome.situation.hold != self._held:
+            share = f"{100 * outcome.snapshot.missing_ratio:.0f} % of the site is silent"
+            text = f"{share}: nothing is raised" if outcome.situation.hold else "the site is back"
+            loud: Severity = "critical" if outcome.situation.hold else "info"
+            found.append(("site-silent", loud, self._site.name, text))
+        self._missing, self._loose, self._held = missing, loose, outcome.situation.hold
+        return tuple(self._event(outcome, *item) for item in found)
+
+    def _event(
+        self, outcome: Outcome, event: str, severity: Severity, subject: str, sentence: str
+    ) -> Event:
+        return Event(
+            event=event,
+            severity=severity,
+            at_s=outcome.snapshot.wall_s,
+            source="controller",
+            subject=subject,
+            sentence=sentence[:1024],
+            decision_id=outcome.decision_id,
+        )
+
+
+def headline(domains: tuple[DomainState, ...]) -> str:
+    """The sentence of the domain that needs it most."""
+    rank = {Mode.BRAKE: 3, Mode.EMERGENCY: 2, Mode.SHAVING: 1, Mode.NORMAL: 0}
+
+    def urgency(state: DomainState) -> tuple[int, float]:
+        ratio = state.forecast_w / state.capacity_w if state.capacity_w > 0.0 else 0.0
+        return rank[state.mode], ratio
+
+    worst = max(domains, key=urgency)
+    return f"{worst.domain}: {worst.sentence}"
