@@ -1,0 +1,148 @@
+"""The power tree of the twin: what every domain really carries, and which breakers trip.
+
+It judges true power by the trip curves and darkens what no living domain feeds. It knows nothing
+of controllers, so that what it says about them is an independent witness.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facility.topology import Contingency, Site
+from simulator.thermal import FAN_RATIO_MIN
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+COOLING_S: Final = 120.0  # time constant of a protection's recovery: breaker-low-band's own
+FIXED_SHARE: Final = 0.62  # of a node's overhead: boards, memory, network, idle CPUs: assumption
+BUSY_SHARE: Final = 0.10  # CPUs and network that follow the work: assumption
+FAN_SHARE: Final = 0.28  # fans at full speed, with the cube of speed: assumption
+ENDURED: Final = 1.0 - 1e-9
+"""Patience is used up here: rounding must not grant a breaker one more step."""
+
+
+def _trip_of(domain: str) -> str:
+    return f"trip of {domain}"
+
+
+class NodePower:
+    """Node power from GPU power, fans and work; at most `NodeModel.node_power_w` of the GPUs."""
+
+    def __init__(self, site: Site) -> None:
+        """Take overheads and factors from the node models."""
+        models = [node.model for node in site.nodes.values()]
+        self._overhead_w = np.array([model.overhead_w for model in models])
+        self._factor = np.array([model.gpu_power_factor for model in models])
+
+    def at(self, *, gpu_power_w: FloatArray, fan_ratio: FloatArray, busy: FloatArray) -> FloatArray:
+        """Power of each node, all arrays of shape (nodes,); `busy` is 0 to 1.
+
+        The three shares of the overhead sum to one, so a node at full fans and full work draws
+        what its model calls the worst case and never more.
+        """
+        fans = np.maximum(fan_ratio, FAN_RATIO_MIN) ** 3
+        share: FloatArray = FIXED_SHARE + BUSY_SHARE * busy + FAN_SHARE * fans
+        return self._overhead_w * share + self._factor * gpu_power_w
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """A protection that opened: where, when, and at what load."""
+
+    domain: str
+    at_s: float
+    load_ratio: float
+
+
+class PowerTree:
+    """Loads, capacities in force and protections of every domain, in the site's order.
+
+    A protection sums dt / patience while its domain is over capacity, and trips when the sum
+    reaches one; below capacity the sum decays. No patience means it trips at once.
+    """
+
+    def __init__(self, site: Site) -> None:
+        """Everything is whole and cold."""
+        # A trip is a contingency that nobody declared: with one for each domain, the site itself
+        # says where the load goes.
+        trips = {
+            _trip_of(name): Contingency(_trip_of(name), name, frozenset({name}), {})
+            for name in site.domains
+        }
+        self._site = Site(
+            name=site.name,
+            control=site.control,
+            domains=site.domains,
+            nodes=site.nodes,
+            contingencies={**site.contingencies, **trips},
+            services=site.services,
+        )
+        self.names = tuple(site.domains)
+        self._domains = tuple(site.domains.values())
+        self._nodes = {name: place for place, name in enumerate(site.nodes)}
+        self._electrical = np.array([not domain.is_zone for domain in self._domains])
+        self._zone_rows = [i for i, domain in enumerate(self._domains) if domain.is_zone]
+        self._zone_full_w = np.array([self._domains[i].capacity_w for i in self._zone_rows])
+        self.active: frozenset[str] = frozenset()
+        self.tripped: dict[str, Trip] = {}
+        self.consumed = np.zeros(len(self.names))
+        self.power_w = np.zeros(len(self.names))
+        self.load_ratio = np.zeros(len(self.names))
+        self._rewire()
+
+    def set_active(self, active: frozenset[str]) -> None:
+        """Contingencies that are physically there from now on.
+
+        Raises:
+            KeyError: a name that the site does not declare.
+        """
+        unknown = active - self._site.contingencies.keys()
+        if unknown:
+            raise KeyError(f"the site declares no contingency {', '.join(sorted(unknown))}")
+        self.active = active
+        self._rewire()
+
+    def _rewire(self) -> None:
+        """Shares and capacities after a contingency or a trip."""
+        active = self.active | {_trip_of(name) for name in self.tripped}
+        table = self._site.shares(active)
+        self.shares = np.zeros((len(self.names), len(self._nodes)))
+        for row, name in enumerate(self.names):
+            for node, share in table[name].items():
+                self.shares[row, self._nodes[node]] = share
+        self.fed = self.shares[self._electrical].any(axis=0)
+        self.capacity_w = np.array([self._site.capacity_w(name, active) for name in self.names])
+
+    @property
+    def zone_ratio(self) -> FloatArray:
+        """The share of each zone's cooling that is left, shape (zones,)."""
+        left: FloatArray = self.capacity_w[self._zone_rows] / self._zone_full_w
+        return left
+
+    def step(self, *, at_s: float, dt_s: float, node_power_w: FloatArray) -> list[Trip]:
+        """Load every domain for `dt_s` up to `at_s`; returns what tripped."""
+        self.power_w = self.shares @ node_power_w
+        self.load_ratio = self.power_w / np.maximum(self.capacity_w, 1e-9)
+        over = (self.load_ratio > 1.0) & self._electrical
+        self.consumed[~over] *= math.exp(-dt_s / COOLING_S)
+        new = [
+            Trip(self.names[row], at_s, float(self.load_ratio[row]))
+            for row in np.flatnonzero(over)
+            if self._endures(int(row), dt_s) >= ENDURED
+        ]
+        if new:
+            self.tripped |= {trip.domain: trip for trip in new}
+            self._rewire()
+        return new
+
+    def _endures(self, row: int, dt_s: float) -> float:
+        """Patience used up after another `dt_s` at the present load, 1 when none is left."""
+        patience_s = self._domains[row].trip_curve.patience_s(float(self.load_ratio[row]))
+        self.consumed[row] += dt_s / patience_s if patience_s > 0.0 else 1.0
+        return float(self.consumed[row])
