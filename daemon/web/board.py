@@ -121,11 +121,13 @@ class Snapshot:
     """Everything that can be shown, as it was at `now_s` by the controller's clock.
 
     `age_s` is in real seconds, whatever the controller's clock does: the time since the last cycle,
-    infinite before the first. From `stale_after_s` on, nothing here may be shown as live.
+    infinite before the first. From `stale_after_s` on, nothing here may be shown as live. `real_s`
+    is the machine's monotonic clock.
     """
 
     site: Site
     now_s: float
+    real_s: float
     age_s: float
     stale_after_s: float
     cycles_count: int
@@ -267,11 +269,12 @@ class Board:
 
     def snapshot(self) -> Snapshot:
         """Everything that can be shown, frozen: shallow copies, nothing computed."""
-        decision = self._decision
+        decision, real_s = self._decision, self._real_clock()
         return Snapshot(
             site=self.site,
             now_s=self._clock(),
-            age_s=self._real_clock() - self._updated_real_s,
+            real_s=real_s,
+            age_s=real_s - self._updated_real_s,
             stale_after_s=self._stale_after_s(),
             cycles_count=self._cycles_count,
             overruns_count=self._overruns_count,
