@@ -7,7 +7,7 @@ grids, and timings whose relation would be unsafe.
 from __future__ import annotations
 
 import difflib
-import functools
+import graphlib
 import itertools
 from collections.abc import Iterable, Mapping
 
@@ -70,6 +70,7 @@ class _Compiler:
         self._unique("nodes", [node.name for node in self.config.nodes])
         self._unique("services", [service.name for service in self.config.services])
         self._unique("contingencies", [item.name for item in self.config.contingencies])
+        self._unique("trip_curves", [curve.name for curve in self.config.trip_curves])
         curves = self._curves()
         self._tree()
         self._nodes_refer()
@@ -77,7 +78,9 @@ class _Compiler:
         self._control()
         if self.problems:
             return None
-        return self._site(models, curves)
+        site = self._site(models, curves)
+        self._alarms_are_heard(site)
+        return site
 
     def _unique(self, section: str, names: list[str]) -> None:
         seen: set[str] = set()
@@ -116,11 +119,15 @@ class _Compiler:
         if low >= high:
             self.problem((*key, "clock_mhz_max"), f"must be above clock_mhz_min, {low}")
         for name in ("safe_ceiling_mhz", "brake_ceiling_mhz"):
-            if not low <= (value := getattr(model, name)) <= high:
-                self.problem((*key, name), f"{value} is outside the clocks, {low} to {high}")
+            self._clock((*key, name), getattr(model, name), model)
         if model.brake_ceiling_mhz > model.safe_ceiling_mhz:
             self.problem((*key, "brake_ceiling_mhz"), "must not be above safe_ceiling_mhz")
         points = model.worst_case_power_w
+        if model.idle_power_w > points[0][1]:
+            self.problem(
+                (*key, "idle_power_w"),
+                f"must not be above the worst case at {points[0][0]} MHz, {points[0][1]:g} W",
+            )
         for place in range(1, len(points)):
             if points[place][0] <= points[place - 1][0] or points[place][1] < points[place - 1][1]:
                 self.problem(
@@ -133,6 +140,16 @@ class _Compiler:
                 f"the last point must be at clock_mhz_max, {high} MHz, not {points[-1][0]}",
             )
         self._convex((*key, "worst_case_power_w"), points)
+
+    def _clock(self, key: Key, clock_mhz: int, model: GpuModelConfig) -> None:
+        """A driver rounds a clock off its grid, perhaps upwards: such a ceiling proves nothing."""
+        low, high, step = model.clock_mhz_min, model.clock_mhz_max, model.clock_mhz_step
+        if not low <= clock_mhz <= high:
+            self.problem(key, f"{clock_mhz} is outside the clocks, {low} to {high}")
+        elif clock_mhz != high and (over := (clock_mhz - low) % step):
+            below = clock_mhz - over
+            near = f"{below} or {min(below + step, high)}"
+            self.problem(key, f"{clock_mhz} is between two steps of {step} MHz; use {near}")
 
     def _convex(self, key: Key, points: tuple[tuple[int, float], ...]) -> None:
         """Between points a straight line counts, which is safe only while slopes do not fall."""
@@ -165,6 +182,10 @@ class _Compiler:
     def _curves(self) -> dict[str, TripCurve]:
         curves = dict(BUILT_IN)
         for place, curve in enumerate(self.config.trip_curves):
+            if curve.name in BUILT_IN:
+                self.problem(
+                    ("trip_curves", place, "name"), f"{curve.name!r} is built in, take another name"
+                )
             try:
                 curves[curve.name] = TripCurve(curve.name, curve.points, curve.source)
             except ValueError as error:
@@ -184,28 +205,35 @@ class _Compiler:
                     ("domains", place, "parents"),
                     "a zone has no parents: it cools, it does not feed",
                 )
-            for rank, parent in enumerate(domain.parents):
-                key: Key = ("domains", place, "parents", rank)
-                if self._known(key, parent, self.domains, "domain"):
-                    self._no_zone(key, parent)
-            if self._loops(domain):
-                self.problem(("domains", place, "parents"), f"{domain.name!r} is its own ancestor")
+            self._parents(("domains", place), domain.parents)
+        self._no_loops()
 
-    def _no_zone(self, key: Key, parent: str) -> None:
-        if self.domains[parent].kind == "zone":
-            self.problem(key, f"{parent!r} is a zone: it cools, it does not feed")
+    def _parents(self, at: Key, parents: tuple[str, ...]) -> None:
+        for rank, parent in enumerate(parents):
+            key: Key = (*at, "parents", rank)
+            if parent in parents[:rank]:
+                self.problem(key, f"{parent!r} is there twice")
+            elif not self._known(key, parent, self.domains, "domain"):
+                continue
+            elif self.domains[parent].kind == "zone":
+                self.problem(key, f"{parent!r} is a zone: it cools, it does not feed")
 
-    def _loops(self, start: DomainConfig) -> bool:
-        seen: set[str] = set()
-        todo = list(start.parents)
-        while todo:
-            name = todo.pop()
-            if name == start.name:
-                return True
-            if name not in seen and name in self.domains:
-                seen.add(name)
-                todo.extend(self.domains[name].parents)
-        return False
+    def _no_loops(self) -> None:
+        """Report every loop once, at its first domain in the file."""
+        parents = {name: domain.parents for name, domain in self.domains.items()}
+        places = {domain.name: place for place, domain in enumerate(self.config.domains)}
+        while True:
+            try:
+                graphlib.TopologicalSorter(parents).prepare()
+            except graphlib.CycleError as error:
+                loop = error.args[1]
+                first = min(loop, key=places.__getitem__)
+                text = f"a loop, each feeds the next: {' -> '.join(loop)}"
+                self.problem(("domains", places[first], "parents"), text)
+                for name in loop:
+                    parents.pop(name, None)
+            else:
+                return
 
     def _nodes_refer(self) -> None:
         services = [service.name for service in self.config.services]
@@ -213,10 +241,9 @@ class _Compiler:
         for place, node in enumerate(self.config.nodes):
             at: Key = ("nodes", place)
             self._known((*at, "model"), node.model, self.config.node_models, "node model")
-            for rank, parent in enumerate(node.parents):
-                key = (*at, "parents", rank)
-                if self._known(key, parent, self.domains, "domain"):
-                    self._no_zone(key, parent)
+            self._parents(at, node.parents)
+            if node.name in self.domains:
+                self.problem((*at, "name"), f"{node.name!r} is a domain already")
             if node.zone is not None:
                 self._known((*at, "zone"), node.zone, zones, "zone")
             if node.service is not None:
@@ -297,14 +324,30 @@ class _Compiler:
         )
 
     def _ancestors(self, node: NodeConfig) -> tuple[str, ...]:
-        @functools.cache
-        def above(name: str) -> frozenset[str]:
-            parents = self.domains[name].parents
-            return frozenset({name}).union(*(above(parent) for parent in parents))
-
-        found = frozenset().union(*(above(parent) for parent in node.parents))
+        found: set[str] = set()
+        todo = list(node.parents)
+        while todo:
+            if (name := todo.pop()) not in found:
+                found.add(name)
+                todo.extend(self.domains[name].parents)
         ordered = [name for name in self.domains if name in found]
         return tuple(ordered + ([node.zone] if node.zone else []))
+
+    def _alarms_are_heard(self, site: Site) -> None:
+        """A node obeys an emergency only if it is published for one of its ancestors."""
+        for place, item in enumerate(self.config.contingencies):
+            deaf = [
+                node.name
+                for node in site.nodes.values()
+                if item.domain not in node.ancestors and site.touches(item.name, node.name)
+            ]
+            if deaf:
+                more = f" and {len(deaf) - 1} more" if len(deaf) > 1 else ""
+                self.problem(
+                    ("contingencies", place, "domain"),
+                    f"node {deaf[0]!r}{more} must act but hangs below no {item.domain!r};"
+                    " name a domain above every node that the contingency concerns",
+                )
 
 
 def _domain(

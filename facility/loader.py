@@ -200,7 +200,7 @@ class _Walk:
         well = True
         for name in value:
             if name not in fields:
-                text = f"unknown key{did_you_mean(name, fields)}; allowed are {', '.join(fields)}"
+                text = f"unknown key; allowed are {', '.join(fields)}{did_you_mean(name, fields)}"
                 self.problems.append(Problem((*key, name), text))
                 well = False
         for name, field in fields.items():
