@@ -31,7 +31,7 @@ SAMPLE: Final = Delivery(retain=False, qos=0)
 
 def check_name(name: str) -> str:
     """Return `name` if it may be one topic level, else raise ValueError."""
-    if not NAME_PATTERN.match(name):
+    if not NAME_PATTERN.fullmatch(name):
         raise ValueError(
             f"{name!r} is no topic level: use a-z, 0-9 and inner dashes, at most 63 characters"
         )

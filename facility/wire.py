@@ -18,7 +18,7 @@ MESSAGE_BYTES_MAX: Final = 262_144
 GPUS_PER_NODE_MAX: Final = 64
 SAMPLES_PER_FRAME_MAX: Final = 1_024
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)")]
 """One topic level: lower case letters, digits and inner dashes, at most 63 characters."""
 
 Uuid = Annotated[str, Meta(min_length=1, max_length=96)]
