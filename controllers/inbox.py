@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from controllers.snapshot import NodeView, Snapshot
 from facility.topics import Topics
@@ -26,8 +26,19 @@ from facility.wire import (
 )
 
 REQUESTS_MAX: Final = 256
+FRAMES_MAX: Final = 16_384
+"""Frames and reports kept between two cycles: several of every node of a large row."""
 SENDERS_MAX: Final = 4_096
 """Refusals are counted per sender up to this many senders, and under `other` beyond."""
+
+
+ItemT = TypeVar("ItemT")
+
+
+def _taken(queue: deque[ItemT]) -> tuple[ItemT, ...]:
+    items = tuple(queue)
+    queue.clear()
+    return items
 
 
 @dataclass(slots=True)
@@ -50,7 +61,9 @@ class Inbox:
         self._codec = codec
         self._heard = {name: _Heard() for name in site.nodes}
         self._requests: deque[Request] = deque(maxlen=REQUESTS_MAX)
-        self._emergencies: dict[tuple[str, str], Emergency] = {}
+        self._emergencies: deque[Emergency] = deque(maxlen=REQUESTS_MAX)
+        self._frames: deque[NodeTelemetry] = deque(maxlen=FRAMES_MAX)
+        self._applied: deque[Applied] = deque(maxlen=FRAMES_MAX)
         self._events: deque[Event] = deque(maxlen=REQUESTS_MAX)
         self.refused: Counter[tuple[str, str]] = Counter()
         self.accepted: Counter[str] = Counter()
@@ -78,7 +91,7 @@ class Inbox:
         if emergency.domain != domain or domain not in self._site.domains:
             self._refuse(wall_s, domain, "unknown-domain", f"says domain {emergency.domain}")
             return
-        self._emergencies[domain, emergency.contingency] = emergency
+        self._emergencies.append(emergency)
         self.accepted["emergency"] += 1
 
     def _receive_node(
@@ -96,6 +109,7 @@ class Inbox:
                     self._refuse(wall_s, name, *reason)
                     return
                 heard.telemetry, heard.received_at_s = frame, now_s
+                self._frames.append(frame)
             case "info":
                 info = self._codec.decode(payload, NodeInfo)
                 if info.node != name:
@@ -116,6 +130,7 @@ class Inbox:
                     self._refuse(wall_s, name, "wrong-node", f"says node {applied.node}")
                     return
                 heard.applied = applied
+                self._applied.append(applied)
             case _:
                 return
         self.accepted[what] += 1
@@ -160,19 +175,23 @@ class Inbox:
 
     def take_requests(self) -> tuple[Request, ...]:
         """The operators' requests since the last call, oldest first."""
-        requests = tuple(self._requests)
-        self._requests.clear()
-        return requests
+        return _taken(self._requests)
 
     def take_events(self) -> tuple[Event, ...]:
         """What there is to tell since the last call."""
-        events = tuple(self._events)
-        self._events.clear()
-        return events
+        return _taken(self._events)
 
-    def emergencies(self) -> tuple[Emergency, ...]:
-        """The last word on each contingency of each domain, as retained on the bus."""
-        return tuple(self._emergencies.values())
+    def take_emergencies(self) -> tuple[Emergency, ...]:
+        """Emergency messages since the last call, oldest first, our own included."""
+        return _taken(self._emergencies)
+
+    def take_frames(self) -> tuple[NodeTelemetry, ...]:
+        """Frames that were believed since the last call, for whoever keeps or shows them."""
+        return _taken(self._frames)
+
+    def take_applied(self) -> tuple[Applied, ...]:
+        """What nodes reported of their writes since the last call."""
+        return _taken(self._applied)
 
     def snapshot(self, now_s: float, wall_s: float, active: frozenset[str]) -> Snapshot:
         """Freeze what is known now. Staleness is judged by the time of arrival."""

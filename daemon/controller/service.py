@@ -1,0 +1,290 @@
+"""The controller's loop: inbox to snapshot to decision to bus, at its own pace.
+
+Callbacks only store. A request wakes the loop between cycles, because an emergency message needs
+no decision. What is decided is published, recorded and shown; nothing here decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from controllers.cycle import ControlCycle
+from controllers.inbox import Inbox
+from daemon.bus import Bus
+from daemon.clock import Clock
+from daemon.store.history import History
+from daemon.web.board import Board
+from facility.decisions import Decision
+from facility.ports import RouterPort
+from facility.topics import COMMAND, SAMPLE, STATE, Topics
+from facility.topology import Site
+from facility.wire import (
+    Applied,
+    Codec,
+    ControllerStatus,
+    Emergency,
+    Event,
+    Response,
+    encode,
+)
+
+LOG = logging.getLogger(__name__)
+
+ROUTER_TIMEOUT_S: Final = 2.0
+STATE_REPEAT_CYCLES: Final = 5
+"""An unchanged domain is told again this often, so that its time shows that somebody is there."""
+
+
+class AuditLog(Protocol):
+    """Where decisions, acknowledgements and orders are kept for good."""
+
+    def append_decision(self, decision: Decision) -> None:
+        """Record one decision."""
+        ...
+
+    def append_applied(self, applied: Applied) -> None:
+        """Record what a node's hardware reported."""
+        ...
+
+    def append_event(self, event: Event) -> None:
+        """Record a fact."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the loop is wired to."""
+
+    bus: Bus
+    clock: Clock
+    board: Board
+    history: History
+    audit: AuditLog
+    routers: Sequence[RouterPort] = ()
+    after_cycle: Callable[[Decision], None] | None = None
+
+
+class ControllerService:
+    """One controller of one site."""
+
+    def __init__(
+        self, site: Site, surroundings: Surroundings, *, name: str, session: str, epoch: int
+    ) -> None:
+        self.site = site
+        self.epoch = epoch
+        self._name = name
+        self._session = session
+        self._to = surroundings
+        self._topics = Topics(site.name)
+        self._codec = Codec()
+        self.inbox = Inbox(site, codec=self._codec)
+        self._cycle: ControlCycle | None = None
+        self._woken = asyncio.Event()
+        self._told: dict[str, tuple[object, int]] = {}
+        self._routing: set[asyncio.Task[None]] = set()
+        self._cycles_count = 0
+        self.overruns_count = 0
+        self.failures_count = 0
+
+    def subscribe(self) -> None:
+        """Listen to agents and operators; what arrives is stored until the loop is ready."""
+        for what in ("status", "info", "telemetry", "applied"):
+            qos = 0 if what == "telemetry" else 1
+            self._to.bus.subscribe(self._topics.node("+", what), self._receive, qos=qos)
+        self._to.bus.subscribe(self._topics.domain("+", "emergency"), self._receive)
+        self._to.bus.subscribe(self._topics.request("+"), self._receive_request)
+
+    def _receive(self, topic: str, payload: bytes, _retained: bool) -> None:
+        self.inbox.receive(self._to.clock.now_s(), self._to.clock.wall_s(), topic, payload)
+
+    def _receive_request(self, topic: str, payload: bytes, retained: bool) -> None:
+        if retained:
+            return  # A command is acted on once, now, or never.
+        self._receive(topic, payload, retained)
+        self._woken.set()
+
+    def birth(self, state: Literal["ready", "disconnected", "lost"] = "ready") -> bytes:
+        """This controller's status message."""
+        return encode(
+            ControllerStatus(
+                controller=self._name,
+                state=state,
+                leader=state == "ready",
+                epoch=self.epoch,
+                session=self._session,
+            )
+        )
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Cycle until told to stop; drift-free, on the given clock."""
+        clock, period_s = self._to.clock, self.site.control.cycle_s
+        self._cycle = ControlCycle(self.site, epoch=self.epoch, started_at_s=clock.now_s())
+        self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
+        next_s = clock.now_s() + period_s
+        while not stopping.is_set():
+            await self._wait(next_s, stopping)
+            if self._woken.is_set():
+                self._woken.clear()
+                self._serve_requests()
+            if clock.now_s() + 1e-6 < next_s:
+                continue
+            self._guarded_step()
+            next_s += period_s
+            if clock.now_s() > next_s:
+                missed = int((clock.now_s() - next_s) / period_s) + 1
+                self.overruns_count += missed
+                next_s += missed * period_s
+
+    async def _wait(self, until_s: float, stopping: asyncio.Event) -> None:
+        """Until the next cycle, a request, or the end."""
+        waits = [
+            asyncio.ensure_future(self._to.clock.sleep_until(until_s)),
+            asyncio.ensure_future(self._woken.wait()),
+            asyncio.ensure_future(stopping.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _guarded_step(self) -> None:
+        """One cycle. The only catch-all: a bug must not end the leases of a whole site in silence.
+
+        Leases run out by themselves meanwhile, which is the safe side.
+        """
+        try:
+            self._step()
+        except Exception:
+            self.failures_count += 1
+            LOG.exception("event=cycle-failed failures=%d", self.failures_count)
+            self._tell(
+                Event(
+                    event="cycle-failed",
+                    severity="critical",
+                    at_s=self._to.clock.wall_s(),
+                    source="controller",
+                    sentence="a control cycle failed: leases run out; please report this as a bug",
+                )
+            )
+
+    def _step(self) -> None:
+        assert self._cycle is not None
+        started_s = time.perf_counter()
+        clock = self._to.clock
+        for emergency in self.inbox.take_emergencies():
+            if emergency.epoch != self.epoch:
+                self._cycle.orders.adopt(emergency)
+        snapshot = self.inbox.snapshot(clock.now_s(), clock.wall_s(), self._cycle.orders.active)
+        decision = self._cycle.step(snapshot)
+        self._publish(decision)
+        self._cycles_count += 1
+        for frame in self.inbox.take_frames():
+            self._to.board.telemetry(frame)
+            self._to.history.record_telemetry(frame)
+        for applied in self.inbox.take_applied():
+            self._to.board.applied(applied)
+            self._to.audit.append_applied(applied)
+        self._to.board.counters(self._counters())
+        self._to.board.update(decision, duration_s=time.perf_counter() - started_s)
+        self._to.history.record_decision(decision)
+        self._to.audit.append_decision(decision)
+        for event in (*self.inbox.take_events(), *self._to.history.take_events()):
+            self._tell(event)
+        if self._to.after_cycle is not None:
+            self._to.after_cycle(decision)
+
+    def _counters(self) -> dict[str, float]:
+        counters = self._to.bus.counters
+        return {
+            "messages_refused": float(sum(self.inbox.refused.values())),
+            "messages_accepted": float(sum(self.inbox.accepted.values())),
+            "bus_messages_published": float(counters.published),
+            "bus_messages_dropped": float(counters.dropped),
+            "bus_reconnects": float(counters.reconnects),
+            "control_cycles_failed": float(self.failures_count),
+            "control_cycles_missed": float(self.overruns_count),
+        }
+
+    def _publish(self, decision: Decision) -> None:
+        """Leases first: they are what keeps nodes above their safe ceilings."""
+        bus, topics = self._to.bus, self._topics
+        for lease in decision.leases:
+            bus.publish(topics.node(lease.node, "lease"), encode(lease), STATE, lease.lease_s)
+        self._publish_emergencies(decision.emergencies)
+        for state in decision.domains:
+            told = (state.mode, state.sentence, round(state.power_w), state.nodes_missing_count)
+            before, told_at = self._told.get(state.domain, (None, -STATE_REPEAT_CYCLES))
+            if told != before or self._cycles_count - told_at >= STATE_REPEAT_CYCLES:
+                self._told[state.domain] = (told, self._cycles_count)
+                bus.publish(topics.domain(state.domain, "state"), encode(state), STATE)
+        for routing in decision.routing:
+            bus.publish(topics.service_routing(routing.service), encode(routing), STATE)
+            for router in self._to.routers:
+                task = asyncio.create_task(self._steer(router, decision, routing.service))
+                self._routing.add(task)
+                task.add_done_callback(self._routing.discard)
+        for event in decision.events:
+            self._say(event)
+
+    async def _steer(self, router: RouterPort, decision: Decision, service: str) -> None:
+        """Apply one routing; a router that refuses or hangs is told of and changes nothing else."""
+        routing = next(item for item in decision.routing if item.service == service)
+        problems: Sequence[str] = ("the router did not answer in time",)
+        with contextlib.suppress(TimeoutError):
+            problems = await asyncio.wait_for(router.apply(routing), ROUTER_TIMEOUT_S)
+        for problem in problems:
+            self._tell(
+                Event(
+                    event="routing-refused",
+                    severity="warning",
+                    at_s=self._to.clock.wall_s(),
+                    source="router",
+                    subject=service,
+                    sentence=problem[:1024],
+                    decision_id=decision.decision_id,
+                )
+            )
+
+    def _publish_emergencies(self, emergencies: Sequence[Emergency]) -> None:
+        for emergency in emergencies:
+            topic = self._topics.domain(emergency.domain, "emergency")
+            self._to.bus.publish(topic, encode(emergency), STATE, urgent=True)
+
+    def _serve_requests(self) -> None:
+        """Carry out requests; emergencies leave before the answers do."""
+        assert self._cycle is not None
+        requests = self.inbox.take_requests()
+        responses, emergencies, events = self._cycle.handle(requests, self._to.clock.wall_s())
+        self._publish_emergencies(emergencies)
+        for emergency in emergencies:
+            self._to.board.contingency(
+                emergency.contingency, domain=emergency.domain, active=emergency.active
+            )
+        for response in responses:
+            self._respond(response)
+        for event in events:
+            self._tell(event)
+
+    def _respond(self, response: Response) -> None:
+        self._to.bus.publish(self._topics.response(response.verb), encode(response), COMMAND)
+
+    def _tell(self, event: Event) -> None:
+        """An event that no decision carries: to the page, the store, the audit and the bus."""
+        self._to.board.event(event)
+        self._to.history.record_event(event)
+        self._to.audit.append_event(event)
+        self._say(event)
+
+    def _say(self, event: Event) -> None:
+        self._to.bus.publish(self._topics.event, encode(event), SAMPLE)
+        level = {"info": logging.INFO, "warning": logging.WARNING}.get(
+            event.severity, logging.ERROR
+        )
+        LOG.log(level, "event=%s subject=%s %s", event.event, event.subject, event.sentence)
