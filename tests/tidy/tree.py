@@ -90,6 +90,12 @@ def is_text(path: Path) -> bool:
     return path.name != "LICENSE" and b"\0" not in path.read_bytes()[:1_024]
 
 
+def is_package_file(path: Path) -> bool:
+    """Whether a path inside a package is a file of the package: not compiled, not hidden."""
+    hidden = any(part == "__pycache__" or part.startswith(".") for part in path.parts[-3:])
+    return path.is_file() and not hidden and path.suffix not in (".pyc", ".so")
+
+
 def dotted(node: ast.expr) -> str | None:
     """`a.b.c` of a name or attribute, None for any other expression."""
     if isinstance(node, ast.Name):
