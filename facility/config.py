@@ -210,11 +210,15 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
 
 
 class StoreConfig(_Section, frozen=True, kw_only=True):
-    """Where history goes. The audit log is always SQLite, in `directory`."""
+    """Where history goes. The audit log is always SQLite, in `directory`, and never deleted.
+
+    Raw samples and 1 s roll-ups are kept for `fine_retention_days` at most.
+    """
 
     kind: Literal["sqlite", "influxdb"] = "sqlite"
-    directory: PathText = "/var/lib/ampacity"
+    directory: PathText = "/var/lib/ampacity-controller"
     retention_days: Annotated[float, Meta(gt=0.0, le=3_650.0)] = 30.0
+    fine_retention_days: Annotated[float, Meta(gt=0.0, le=3_650.0)] = 7.0
     url: str | None = None
     org: str = "ampacity"
     bucket: str = "ampacity"
