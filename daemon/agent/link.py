@@ -1,0 +1,119 @@
+"""One node's traffic on the bus: which frame goes to which topic, and which topic comes back.
+
+It is the same for an agent of two processes and for one inside the demo. It validates no lease and
+keeps none: payloads pass as bytes, and the actuator judges them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from daemon.bus import Bus, LastWords
+from facility.config import AgentConfig
+from facility.topics import COMMAND, SAMPLE, STATE, Delivery, Topics
+from facility.wire import NodeStatus, encode
+
+Deliver = Callable[[str, bytes], None]
+"""Takes a frame for the actuator: its kind, `lease`, `emergency` or `heartbeat`, and its bytes."""
+
+TELEMETRY_PERIODS_MAX: Final = 2
+"""A frame of telemetry that waits longer is not sent: a newer one has made it worthless."""
+
+_DELIVERIES: Final[dict[str, Delivery]] = {
+    "status": STATE,
+    "info": STATE,
+    "telemetry": SAMPLE,
+    "applied": STATE,
+    "event": COMMAND,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What the actuator is told about the connection, for its status line."""
+
+    connected: bool
+    detail: str
+
+
+def agent_bus(config: AgentConfig, status: NodeStatus) -> Bus:
+    """Return the bus of one agent, whose will says that the session of `status` is lost."""
+    lost = msgspec.structs.replace(status, state="lost")
+    disconnected = msgspec.structs.replace(status, state="disconnected")
+    topic = Topics(config.site).node(config.node, "status")
+    return Bus(
+        config.broker,
+        identifier=f"ampacity-agent-{config.site}-{config.node}",
+        last_words=LastWords(topic, lost=encode(lost), disconnected=encode(disconnected)),
+    )
+
+
+class AgentLink:
+    """Carries frames of one node between its actuator and a bus, which it does not own."""
+
+    def __init__(self, bus: Bus, config: AgentConfig, deliver: Deliver) -> None:
+        """Remember the three; nothing is subscribed before `start`.
+
+        Args:
+            bus: connected or not; several links may share one.
+            config: names the site, the node and the domains whose emergencies it obeys.
+            deliver: called on the event loop with each frame for the actuator; must not block.
+        """
+        self.frames_sent: Counter[str] = Counter()
+        """Frames taken from the actuator, by kind."""
+        self.frames_delivered: Counter[str] = Counter()
+        """Frames given to the actuator, by kind."""
+        self._bus = bus
+        self._config = config
+        self._topics = Topics(config.site)
+        self._deliver = deliver
+
+    def start(self) -> None:
+        """Subscribe to this node's leases and to the emergencies of its domains."""
+        self._bus.subscribe(self._topics.node(self._config.node, "lease"), self._take_lease)
+        for domain in self._config.domains:
+            self._bus.subscribe(self._topics.domain(domain, "emergency"), self._take_emergency)
+
+    def send(self, kind: str, payload: bytes) -> bool:
+        """Queue a frame of the actuator for the broker; False when it was given up.
+
+        Args:
+            kind: status, info, telemetry, applied or event.
+            payload: the encoded message, published unchanged.
+
+        Raises:
+            ValueError: an unknown kind, or a payload that is too large.
+        """
+        delivery = _DELIVERIES.get(kind)
+        if delivery is None:
+            raise ValueError(
+                f"no frame of kind {kind!r} is published, only {', '.join(_DELIVERIES)}"
+            )
+        self.frames_sent[kind] += 1
+        if kind == "event":
+            return self._bus.publish(self._topics.event, payload, delivery)
+        topic = self._topics.node(self._config.node, kind)
+        waits_s = TELEMETRY_PERIODS_MAX * self._config.telemetry_s if kind == "telemetry" else None
+        return self._bus.publish(topic, payload, delivery, waits_s)
+
+    def beat(self) -> None:
+        """Tell the actuator that this side is alive, and how the connection is."""
+        beat = Heartbeat(connected=self._bus.connected, detail=self._bus.detail)
+        self._give("heartbeat", msgspec.json.encode(beat))
+
+    def _take_lease(self, _topic: str, payload: bytes, _retained: bool) -> None:
+        self._give("lease", payload)
+
+    def _take_emergency(self, _topic: str, payload: bytes, _retained: bool) -> None:
+        self._give("emergency", payload)
+
+    def _give(self, kind: str, payload: bytes) -> None:
+        if not payload:
+            return  # retained state was deleted: a lease still runs out by its own clock
+        self.frames_delivered[kind] += 1
+        self._deliver(kind, payload)
