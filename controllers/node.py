@@ -1,0 +1,292 @@
+"""The node's brain: which ceiling each GPU of this node must hold now, and what to tell about it.
+
+At no time does it ask for a ceiling above the safe ceiling without a valid lease, and a lease ends
+on this node's own clock. Contingencies, heat and the power brake pin only ever lower what a lease
+or the safe ceiling allows. It has no clock, does no I/O and never waits: the shell calls `step` and
+carries out what comes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from controllers.node_events import EventLog
+from controllers.node_hands import CeilingWrite, NodeInputs
+from controllers.node_lease import (
+    ContingencyBook,
+    LeaseBook,
+    NodeMemory,
+    contingency_ceiling_mhz,
+)
+from controllers.node_report import NodeReporter
+from controllers.node_view import NodeView
+from facility.config import AgentConfig
+from facility.wire import Applied, Emergency, Event, Lease, NodeInfo, NodeTelemetry
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutputs:
+    """What one step asks the shell to do: write, persist and publish; None is nothing new."""
+
+    writes: tuple[CeilingWrite, ...] = ()
+    memory: NodeMemory | None = None
+    telemetry: NodeTelemetry | None = None
+    info: NodeInfo | None = None
+    applied: Applied | None = None
+    events: tuple[Event, ...] = ()
+
+
+class NodeBrain:
+    """One node. Build one per process life, with a `session` that no other life ever had."""
+
+    def __init__(
+        self, config: AgentConfig, *, session: str, memory: NodeMemory, version: str = ""
+    ) -> None:
+        """Start at the safe ceiling, with the epoch and the emergencies remembered from before."""
+        self.config = config
+        self.session = session
+        self.book = LeaseBook(
+            node=config.node, session=session, epoch=memory.epoch, sequence=memory.sequence
+        )
+        self.contingencies = ContingencyBook(memory.emergencies)
+        self.contingencies.keep_only(config.domains)
+        self.events = EventLog(config.node)
+        self.view = NodeView(config, self.events)
+        self.reason = "no-lease"
+        self._report = NodeReporter(self.view, self.book, session=session, version=version)
+        self._remembered = memory
+        self._begun = False
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease in force."""
+        return self.book.lease
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Leases and emergencies refused, by reason; samples that cannot be true as `reading`."""
+        return self.view.refused
+
+    @property
+    def ceilings_mhz(self) -> dict[str, int]:
+        """The ceiling last asked for per GPU, 0 for none."""
+        return {uuid: gpu.lock.requested_mhz for uuid, gpu in self.view.gpus.items()}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the node has said what it is: readings have come, or the reason why not."""
+        return self._report.has_introduced
+
+    @property
+    def memory(self) -> NodeMemory:
+        """What must survive a restart."""
+        return NodeMemory(
+            epoch=self.book.epoch,
+            sequence=self.book.sequence,
+            emergencies=self.contingencies.records,
+        )
+
+    def next_deadline_s(self) -> float:
+        """When the shell must step at the latest, on the clock of `step`."""
+        expiry_s = self.book.expires_s if self.book.lease is not None else math.inf
+        return min(expiry_s, self._report.frame_due_s)
+
+    def sentence(self, now_s: float) -> str:
+        """What holds now, in one sentence for people."""
+        ceilings = sorted({mhz for mhz in self.ceilings_mhz.values() if mhz})
+        span = "-".join(dict.fromkeys(str(mhz) for mhz in ceilings[:1] + ceilings[-1:])) or "none"
+        text = f"{len(self.view.gpus)} GPUs, ceiling {span} MHz: {self.reason}"
+        if self.book.lease is not None:
+            text += f" {self.book.lease.decision_id}, {self.book.expires_s - now_s:.1f} s left"
+        because = self.view.cannot_actuate_because()
+        return f"{text}; cannot actuate: {because}" if because else text
+
+    def reconfigure(self, config: AgentConfig) -> None:
+        """Obey new limits from the next step on.
+
+        Raises:
+            ValueError: a change that needs a restart; nothing has changed then.
+        """
+        if (config.node, config.site) != (self.config.node, self.config.site):
+            raise ValueError(
+                f"a running agent of {self.config.site}/{self.config.node} cannot become"
+                f" {config.site}/{config.node}: restart it"
+            )
+        if config.actuate != self.config.actuate:
+            # Turned off here, locks above the safe ceiling would stay without a timer.
+            raise ValueError("actuate cannot change in a running agent: restart it")
+        self.config = self.view.config = config
+        self.contingencies.keep_only(config.domains)
+
+    def step(self, now_s: float, wall_s: float, inputs: NodeInputs) -> NodeOutputs:
+        """Take what has happened and say what to do now.
+
+        Args:
+            now_s: monotonic clock; never runs back.
+            wall_s: time of day, only ever reported.
+            inputs: what hands, controller and operators said since the last step.
+        """
+        if not self._begun:
+            self._begun = True
+            self._report.begin(now_s, wall_s)
+        self.events.wall_s = wall_s
+        # Before the readings: whatever is judged below must not rest on a lease that is over.
+        self._expire(now_s)
+        self.view.see(inputs.hands, now_s, self._cold_target_mhz)
+        for emergency in inputs.emergencies:
+            self._obey(emergency, now_s)
+        for lease in inputs.leases:
+            self._take(lease, now_s)
+        writes = self._writes(now_s)
+        return NodeOutputs(
+            writes=writes,
+            memory=self._new_memory(),
+            info=self._report.info(now_s),
+            telemetry=self._report.frame(now_s, wall_s),
+            applied=self._report.applied(now_s, wall_s, self.reason),
+            events=self.events.drain(),
+        )
+
+    def _obey(self, emergency: Emergency, now_s: float) -> None:
+        before = self.contingencies.active
+        epochs = (record.epoch for record in self.contingencies.records)
+        refusal = self.contingencies.offer(
+            emergency, self.config.domains, max(self.book.epoch, *epochs, 0)
+        )
+        what = f"{emergency.contingency} on {emergency.domain}"
+        if refusal:
+            self.refused[refusal] += 1
+            self.events.say(
+                "emergency-refused",
+                f"{what} was refused: {refusal}",
+                now_s,
+                subject=refusal,
+                severity="warning",
+            )
+        elif self.contingencies.active != before:
+            self.events.say(
+                "contingency-on" if emergency.active else "contingency-off",
+                what + (f", by {emergency.by}" if emergency.by else ""),
+                now_s,
+                subject=emergency.contingency,
+                severity="critical" if emergency.active else "info",
+                every_s=0.0,
+            )
+
+    def _take(self, lease: Lease, now_s: float) -> None:
+        refusal = self.book.offer(lease, now_s, self.view.gpus)
+        if refusal:
+            self.refused[refusal] += 1
+            self.events.say(
+                "lease-refused",
+                f"lease {lease.decision_id} was refused: {refusal}",
+                now_s,
+                subject=refusal,
+                severity="warning",
+                decision_id=lease.decision_id,
+            )
+            return
+        missing = [uuid for uuid in self.view.gpus if uuid not in lease.ceilings_mhz]
+        if missing:
+            self.refused["missing-gpu"] += 1
+            self.events.say(
+                "lease-incomplete",
+                f"lease {lease.decision_id} names no ceiling for {len(missing)} GPUs:"
+                " they stay at the safe ceiling",
+                now_s,
+                severity="warning",
+                decision_id=lease.decision_id,
+            )
+
+    def _expire(self, now_s: float) -> None:
+        ended = self.book.expire(now_s)
+        if ended is not None:
+            self.events.say(
+                "lease-expired",
+                f"{ended.lease_s:g} s after frame {ended.basis_seq} there is no newer lease:"
+                f" back to the safe ceiling of {self.config.safe_ceiling_mhz} MHz",
+                now_s,
+                severity="warning",
+                decision_id=ended.decision_id,
+                every_s=0.0,
+            )
+
+    def _cold_target_mhz(self, uuid: str, now_s: float) -> int:
+        """The ceiling of one GPU if neither heat nor contingencies nor the brake mattered."""
+        lease = self.book.lease
+        if lease is None or now_s >= self.book.expires_s:
+            return self.config.safe_ceiling_mhz
+        return lease.ceilings_mhz.get(uuid, self.config.safe_ceiling_mhz)
+
+    def _caps_mhz(self, now_s: float) -> tuple[list[int], str, bool]:
+        """Ceilings over all GPUs, the contingency that binds, and whether the brake is pulled."""
+        brake_mhz, last = self.config.brake_ceiling_mhz, self.book.last
+        contingency = contingency_ceiling_mhz(
+            self.contingencies.active, last.contingency_ceilings_mhz if last else {}, brake_mhz
+        )
+        pulled = self.view.brake.is_pulled(now_s)
+        caps_mhz = [contingency[0]] if contingency else []
+        return caps_mhz + [brake_mhz] * pulled, contingency[1] if contingency else "", pulled
+
+    def _writes(self, now_s: float) -> tuple[CeilingWrite, ...]:
+        caps_mhz, contingency, pulled = self._caps_mhz(now_s)
+        writable, hot, writes = self.view.writable, False, []
+        for uuid, gpu in self.view.gpus.items():
+            target_mhz = min([self._cold_target_mhz(uuid, now_s), *caps_mhz])
+            heat_mhz = gpu.heat.ceiling_mhz
+            if heat_mhz is not None and heat_mhz < target_mhz:
+                target_mhz, hot = heat_mhz, True
+            # A lease may say 0, which would mean no lock: the lowest clock is meant.
+            target_mhz = max(target_mhz, 1)
+            if writable and not gpu.lost and gpu.lock.due(target_mhz, now_s):
+                gpu.lock.asked(target_mhz, now_s)
+                writes.append(CeilingWrite(uuid, target_mhz))
+        self._name_reason(pulled, contingency, hot, now_s)
+        return tuple(writes)
+
+    def safe_writes(self, now_s: float) -> tuple[CeilingWrite, ...]:
+        """What to leave behind on a clean stop: the safe ceiling, or what caps it now."""
+        caps_mhz, _, _ = self._caps_mhz(now_s)
+        writes = []
+        for uuid, gpu in self.view.gpus.items():
+            heat_mhz = [gpu.heat.ceiling_mhz] if gpu.heat.ceiling_mhz is not None else []
+            target_mhz = min([self.config.safe_ceiling_mhz, *caps_mhz, *heat_mhz])
+            writes.append(CeilingWrite(uuid, max(target_mhz, 1)))
+        return tuple(writes)
+
+    def _name_reason(self, pulled: bool, contingency: str, hot: bool, now_s: float) -> None:
+        before = self.reason
+        if pulled:
+            self.reason = "brake"
+        elif contingency:
+            self.reason = f"contingency:{contingency}"
+        elif hot:
+            self.reason = "thermal"
+        elif self.book.lease is not None:
+            self.reason = "lease"
+        else:
+            self.reason = "no-lease" if self.book.last is None else "lease-expired"
+        if self.reason == before or not (pulled or self.reason == "thermal"):
+            return
+        sentence = (
+            "the chassis pulls the power brake: brake ceiling"
+            if pulled
+            else f"a GPU is within {self.config.margin_c_min:g} C of its slowdown threshold"
+        )
+        self.events.say(
+            "local-brake" if pulled else "local-heat",
+            sentence,
+            now_s,
+            severity="critical" if pulled else "warning",
+        )
+
+    def _new_memory(self) -> NodeMemory | None:
+        """What to persist, when the epoch or an emergency has changed."""
+        before = self._remembered
+        records = self.contingencies.records
+        if self.book.epoch == before.epoch and records == before.emergencies:
+            return None
+        self._remembered = self.memory
+        return self._remembered

@@ -1,0 +1,191 @@
+"""Which leases and emergencies a node believes, and when a lease ends.
+
+The promise: a lease never outlives `lease_s` after this node took the frame that the lease answers,
+on this node's own monotonic clock, and nothing that an older leader or a replay says is obeyed.
+Nothing here knows GPUs or their readings.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from facility.wire import Count, Emergency, Lease, Name
+
+FRAMES_REMEMBERED: Final = 64
+"""A lease may answer any of the last frames; an older one would have expired at 1 Hz anyway."""
+
+CONTINGENCY_RECORDS_MAX: Final = 256
+"""Pairs of domain and contingency remembered; a lease cannot carry more contingencies either."""
+
+BRAKE_CONTINGENCY: Final = "brake"
+
+
+class EmergencyRecord(Struct, frozen=True, kw_only=True):
+    """The last emergency message obeyed for one domain and contingency."""
+
+    domain: Name
+    contingency: Name
+    active: bool
+    epoch: Count
+    sequence: Count
+
+
+class NodeMemory(Struct, frozen=True, kw_only=True):
+    """What must survive a restart, so that no old leader is obeyed and no emergency forgotten.
+
+    `sequence` is kept for the record only. A lease names the session of the node that it answers,
+    and a session is new in every process life: no lease sent before a restart can be accepted after
+    it, whatever its sequence. The epoch is different: a leader that was deposed may be alive and
+    answer the frames of the new session, so a new epoch is written at once.
+    """
+
+    epoch: Count = 0
+    sequence: Count = 0
+    emergencies: tuple[EmergencyRecord, ...] = ()
+
+
+class LeaseBook:
+    """The lease in force, the frames that a lease may answer, and what refuses the others."""
+
+    def __init__(self, *, node: str, session: str, epoch: int, sequence: int) -> None:
+        """Start without a lease, with the epoch remembered from before."""
+        self._node = node
+        self._session = session
+        self.epoch = epoch
+        self.sequence = sequence
+        self._sequence_floor = -1
+        self._frames: deque[tuple[int, float]] = deque(maxlen=FRAMES_REMEMBERED)
+        self.lease: Lease | None = None
+        """The lease in force, None when there is none."""
+        self.last: Lease | None = None
+        """The last lease accepted, also after it has expired."""
+        self.expires_s = 0.0
+
+    def sampled(self, seq: int, at_s: float) -> None:
+        """Remember that frame `seq` was sampled at `at_s`; frames come in order."""
+        self._frames.append((seq, at_s))
+
+    def offer(self, lease: Lease, now_s: float, gpus: Collection[str]) -> str:
+        """Accept a lease, or say in one word why it is refused; empty means accepted."""
+        expires_s = self._expires_s(lease)
+        refusal = self._refusal(lease, expires_s, now_s, gpus)
+        if refusal:
+            return refusal
+        assert expires_s is not None
+        if lease.epoch > self.epoch:
+            self.epoch = lease.epoch
+        self.sequence = self._sequence_floor = lease.sequence
+        self.lease = self.last = lease
+        self.expires_s = expires_s
+        return ""
+
+    def expire(self, now_s: float) -> Lease | None:
+        """End the lease if its time is over, and return it in the step in which it ends."""
+        ended = self.lease
+        if ended is None or now_s < self.expires_s:
+            return None
+        self.lease = None
+        return ended
+
+    def _expires_s(self, lease: Lease) -> float | None:
+        if not self._frames:
+            return None
+        place = lease.basis_seq - self._frames[0][0]
+        if not 0 <= place < len(self._frames):
+            return None
+        return self._frames[place][1] + lease.lease_s
+
+    def _refusal(
+        self, lease: Lease, expires_s: float | None, now_s: float, gpus: Collection[str]
+    ) -> str:
+        if lease.node != self._node:
+            return "wrong-node"
+        if lease.session != self._session:
+            return "other-session"
+        if lease.epoch < self.epoch:
+            return "old-epoch"
+        if lease.epoch == self.epoch and lease.sequence <= self._sequence_floor:
+            return "replayed"
+        if expires_s is None:
+            return "unknown-frame"
+        if expires_s <= now_s:
+            return "expired"
+        if any(uuid not in gpus for uuid in lease.ceilings_mhz):
+            return "unknown-gpu"
+        return ""
+
+
+class ContingencyBook:
+    """Which contingencies are active, by domain, with what refuses replays and old leaders."""
+
+    def __init__(self, records: Collection[EmergencyRecord]) -> None:
+        """Start from what was active before a restart."""
+        self._records: dict[tuple[str, str], EmergencyRecord] = {}
+        self.records: tuple[EmergencyRecord, ...] = ()
+        """What to remember across a restart."""
+        self.active: tuple[str, ...] = ()
+        """The names of active contingencies, in order."""
+        self._keep({(record.domain, record.contingency): record for record in records})
+
+    def _keep(self, records: dict[tuple[str, str], EmergencyRecord]) -> None:
+        self._records = records
+        self.records = tuple(records.values())
+        self.active = tuple(sorted({r.contingency for r in self.records if r.active}))
+
+    def keep_only(self, domains: Collection[str]) -> None:
+        """Forget domains that are no longer above this node."""
+        self._keep({key: r for key, r in self._records.items() if key[0] in domains})
+
+    def offer(self, emergency: Emergency, domains: Collection[str], epoch: int) -> str:
+        """Obey an emergency message, or say in one word why not; empty means obeyed.
+
+        A retained message that comes again says the same again and is obeyed without effect. An
+        emergency may begin on the word of an older leader, whose message may have waited in the
+        broker; it ends only on the word of the newest one: `epoch` is the highest known.
+        """
+        if emergency.domain not in domains:
+            return "foreign-domain"
+        key = (emergency.domain, emergency.contingency)
+        stamp = (emergency.epoch, emergency.sequence)
+        before = self._records.get(key)
+        if before is not None and stamp < (before.epoch, before.sequence):
+            return "replayed"
+        if before is not None and stamp == (before.epoch, before.sequence):
+            return "" if before.active == emergency.active else "replayed"
+        if not emergency.active and emergency.epoch < epoch:
+            return "old-epoch"
+        if before is None and len(self._records) >= CONTINGENCY_RECORDS_MAX:
+            return "too-many"
+        record = EmergencyRecord(
+            domain=emergency.domain,
+            contingency=emergency.contingency,
+            active=emergency.active,
+            epoch=emergency.epoch,
+            sequence=emergency.sequence,
+        )
+        self._keep({**self._records, key: record})
+        return ""
+
+
+def contingency_ceiling_mhz(
+    active: Collection[str], table_mhz: Mapping[str, int], brake_ceiling_mhz: int
+) -> tuple[int, str] | None:
+    """The lowest ceiling that active contingencies ask for, and whose it is; None without any.
+
+    A contingency that the last lease did not know gets the brake ceiling: nobody has computed what
+    would be safe. The contingency `brake` always gets it.
+    """
+    ceilings = [
+        (
+            brake_ceiling_mhz
+            if name == BRAKE_CONTINGENCY
+            else table_mhz.get(name, brake_ceiling_mhz),
+            name,
+        )
+        for name in active
+    ]
+    return min(ceilings, default=None)

@@ -1,0 +1,121 @@
+"""What a node limits by itself, whatever a lease says: heat of one GPU, and the power brake pin.
+
+Both only ever lower a ceiling. They act on readings of this node alone, and let go slowly.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from facility.ports import FastReading, MediumReading
+
+HEAT_STEP_RATIO: Final = 0.9
+"""One step down: a tenth of the clock is about a fifth of dynamic power."""
+HEAT_STEP_S: Final = 2.0
+"""Step again after this even if the margin recovers: slower than a die, faster than a heatsink."""
+HEAT_RELEASE_C: Final = 2.0
+"""Margin above the minimum before anything is released: twice the sensor's 1 C resolution."""
+HEAT_RELEASE_S: Final = 5.0
+"""Between two steps up; a heatsink needs longer than that to show what a step did."""
+HEAT_RELEASE_RATIO: Final = 1.05
+
+BRAKE_QUIET_S: Final = 10.0
+"""The brake counter must stand still for this long before its ceiling is let go."""
+
+_THERMAL_SLOWDOWN: Final = 0x20 | 0x40
+_POWER_BRAKE: Final = 0x80
+
+
+def thermal_margin_c(medium: MediumReading) -> float | None:
+    """The smaller of the two margins, GPU and memory; None where the part has neither."""
+    margins = [
+        margin
+        for margin in (medium.margin_c, medium.memory_margin_c)
+        if margin is not None and math.isfinite(margin)
+    ]
+    return min(margins, default=None)
+
+
+class HeatLimit:
+    """The ceiling that keeps one GPU away from its own slowdown threshold."""
+
+    def __init__(self) -> None:
+        """Start without a limit."""
+        self.ceiling_mhz: int | None = None
+        self._margin_c = math.inf
+        self._stepped_s = -math.inf
+
+    def observe(
+        self,
+        medium: MediumReading,
+        *,
+        at_s: float,
+        running_mhz: int,
+        wanted_mhz: int,
+        floor_mhz: int,
+        margin_c_min: float,
+    ) -> None:
+        """Take a reading. `running_mhz` is the clock seen, `wanted_mhz` the ceiling without heat.
+
+        A GPU that already slows down by itself goes to the floor at once.
+        """
+        margin_c = thermal_margin_c(medium)
+        slowed = bool(medium.event_reasons & _THERMAL_SLOWDOWN)
+        if slowed or (margin_c is not None and margin_c <= 0.0):
+            self.ceiling_mhz, self._stepped_s = floor_mhz, at_s
+        elif margin_c is not None and margin_c < margin_c_min:
+            worse = margin_c <= self._margin_c
+            if self.ceiling_mhz is None or worse or at_s - self._stepped_s >= HEAT_STEP_S:
+                self._step_down(running_mhz, wanted_mhz, floor_mhz)
+                self._stepped_s = at_s
+        elif margin_c is not None and margin_c >= margin_c_min + HEAT_RELEASE_C:
+            self._release(at_s, wanted_mhz)
+        if margin_c is not None:
+            self._margin_c = margin_c
+
+    def _step_down(self, running_mhz: int, wanted_mhz: int, floor_mhz: int) -> None:
+        # A ceiling above the clock that the GPU runs at would cool nothing.
+        basis_mhz = wanted_mhz if self.ceiling_mhz is None else min(self.ceiling_mhz, wanted_mhz)
+        if 0 < running_mhz < basis_mhz:
+            basis_mhz = running_mhz
+        self.ceiling_mhz = max(floor_mhz, int(basis_mhz * HEAT_STEP_RATIO))
+
+    def _release(self, at_s: float, wanted_mhz: int) -> None:
+        if self.ceiling_mhz is None or at_s - self._stepped_s < HEAT_RELEASE_S:
+            return
+        self._stepped_s = at_s
+        raised_mhz = math.ceil(self.ceiling_mhz * HEAT_RELEASE_RATIO)
+        self.ceiling_mhz = None if raised_mhz >= wanted_mhz else raised_mhz
+
+
+class BrakeLatch:
+    """Whether the chassis pulls the power brake pin.
+
+    The pin belongs to the chassis, not to a GPU: one GPU that feels it means that the whole node is
+    in an electrical emergency already under way, so one latch holds for all.
+    """
+
+    def __init__(self) -> None:
+        """Start let go."""
+        self._counters_s: dict[str, float] = {}
+        self._until_s = -math.inf
+
+    def observe_fast(self, uuid: str, fast: FastReading, at_s: float) -> None:
+        """Pull when the cumulative counter has risen; a fall is a driver reload, no brake."""
+        count_s = fast.brake_s
+        if count_s is None or not math.isfinite(count_s):
+            return
+        before_s = self._counters_s.get(uuid)
+        self._counters_s[uuid] = count_s
+        if before_s is not None and count_s > before_s:
+            self._until_s = at_s + BRAKE_QUIET_S
+
+    def observe_medium(self, medium: MediumReading, at_s: float) -> None:
+        """Pull when the event bit is set, for parts without a counter."""
+        if medium.event_reasons & _POWER_BRAKE:
+            self._until_s = at_s + BRAKE_QUIET_S
+
+    def is_pulled(self, now_s: float) -> bool:
+        """Whether the pin was pulled within the last BRAKE_QUIET_S."""
+        return now_s < self._until_s
