@@ -53,6 +53,7 @@ PLANTED: Final[list[tuple[Rule, str, str, str]]] = [
     (rules.layers, "simulator/a.py", "import collectors.nvml", "simulator imports collectors"),
     (rules.layers, "controllers/a.py", "import tests.tidy", "controllers imports tests"),
     (rules.purity, "controllers/a.py", "import time", "imports time"),
+    (rules.purity, "facility/a.py", "importlib.import_module('socket')", "imports socket"),
     (rules.purity, "predictors/a.py", "from random import gauss", "imports random"),
     (rules.purity, "predictors/a.py", "import numpy as np\nnp.random.rand()", "draws from np"),
     (rules.purity, "facility/a.py", "def f() -> None:\n    open('x')", "calls open()"),

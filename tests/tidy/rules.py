@@ -175,7 +175,7 @@ def file_length(tree: Tree) -> list[str]:
 def units(tree: Tree) -> list[str]:
     """A number that measures something says in which unit, last but for min and max."""
     return [
-        f"{source.path}:{line}: {name!r} is a quantity without a unit, such as {name.lower()}_s"
+        f"{source.path}:{line}: {name!r} is a quantity without its unit last, as in power_w"
         for source in [*shipped(tree), *tree.within("benchmarks")]
         for line, name in numbers(source.tree)
         if lacks_unit(name)

@@ -42,13 +42,19 @@ class Source:
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
     def imports(self) -> Iterator[tuple[int, str]]:
-        """Every imported module with its line; `from a import b` gives a, and a.b as well."""
+        """Every imported module with its line; `from a import b` gives a, and a.b as well.
+
+        A module that is imported late, `import_module("a.b")`, counts like any other.
+        """
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 yield from ((node.lineno, name.name) for name in node.names)
             elif isinstance(node, ast.ImportFrom):
                 yield node.lineno, node.module or "."
                 yield from ((node.lineno, f"{node.module}.{name.name}") for name in node.names)
+            elif isinstance(node, ast.Call) and (dotted(node.func) or "").endswith("import_module"):
+                names = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+                yield from ((node.lineno, str(name)) for name in names)
 
 
 @dataclass(frozen=True)
