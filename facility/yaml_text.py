@@ -18,12 +18,14 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./:+-]*")
 _COMMENT_COLUMNS: Final = 98
 
 
-def to_yaml(config: Struct, comments: Mapping[str, str] | None = None) -> str:
+def to_yaml(
+    config: Struct, comments: Mapping[str, str] | None = None, *, defaults: bool = False
+) -> str:
     """Write `config` as YAML.
 
     Values of the sections are written with their defaults, so that a reader sees what there is to
-    turn; in the items of a list, defaults are left out. `comments` maps a key of the top level to
-    what is said above it; the empty key is said at the top of the file.
+    turn; in the items of a list they are left out unless `defaults` is set. `comments` maps a key
+    of the top level to what is said above it; the empty key is said at the top of the file.
     """
     said = comments or {}
     lines = list(_comment(said.get("", "")))
@@ -33,7 +35,7 @@ def to_yaml(config: Struct, comments: Mapping[str, str] | None = None) -> str:
         if name in said or isinstance(value, Struct | tuple | dict):
             lines.append("")
         lines += _comment(said.get(name, ""))
-        lines += _section(name, value)
+        lines += _section(name, value, defaults=defaults)
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -61,7 +63,7 @@ def _shown(config: Struct, *, defaults: bool) -> Iterator[tuple[str, object]]:
         yield field.encode_name, value
 
 
-def _section(name: str, value: object) -> Iterator[str]:
+def _section(name: str, value: object, *, defaults: bool) -> Iterator[str]:
     """One key of the top level, in block style down to the last mapping, which is one line."""
     if isinstance(value, Struct):
         yield f"{name}:"
@@ -75,7 +77,7 @@ def _section(name: str, value: object) -> Iterator[str]:
                 yield from _field("    ", key, part)
     elif isinstance(value, tuple) and value and isinstance(value[0], Struct):
         yield f"{name}:"
-        yield from _items(value)
+        yield from _items(value, defaults=defaults)
     else:
         yield f"{name}: {_flow(value)}"
 
@@ -89,19 +91,19 @@ def _field(indent: str, name: str, value: object) -> Iterator[str]:
         yield f"{indent}{name}: {_flow(value)}"
 
 
-def _items(items: tuple[Struct, ...]) -> Iterator[str]:
+def _items(items: tuple[Struct, ...], *, defaults: bool) -> Iterator[str]:
     """One item per line; a blank line where their kind changes."""
     last = getattr(items[0], "kind", None)
     for item in items:
         if (kind := getattr(item, "kind", None)) != last:
             yield ""
             last = kind
-        yield f"  - {_flow(item)}"
+        yield f"  - {_flow(item, defaults=defaults)}"
 
 
-def _flow(value: object) -> str:
+def _flow(value: object, *, defaults: bool = False) -> str:
     if isinstance(value, Struct):
-        pairs = _shown(value, defaults=False)
+        pairs = _shown(value, defaults=defaults)
         return "{" + ", ".join(f"{name}: {_flow(item)}" for name, item in pairs) + "}"
     if isinstance(value, dict):
         return (
