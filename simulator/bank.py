@@ -200,6 +200,12 @@ class GpuBank:
         ):  # fmt: skip
             counter[gpus] = 0.0
 
+    def forget_counts(self) -> None:
+        """Events are counted anew from here; GPUs that are throttled already are no event."""
+        self.power_events = 0
+        self.thermal_events = 0
+        self._throttled_at_s[np.isfinite(self._throttled_at_s)] = 0.0
+
     def step(self, *, at_s: float, dt_s: float, demand: Demand, temperature_c: FloatArray) -> None:
         """Run `dt_s` from `at_s` with the die temperatures of its start, shape (gpus,)."""
         self._view = None

@@ -23,7 +23,7 @@ COOLING_S: Final = 120.0  # time constant of a protection's recovery: breaker-lo
 FIXED_SHARE: Final = 0.62  # of a node's overhead: boards, memory, network, idle CPUs: assumption
 BUSY_SHARE: Final = 0.10  # CPUs and network that follow the work: assumption
 FAN_SHARE: Final = 0.28  # fans at full speed, with the cube of speed: assumption
-ENDURED: Final = 1.0 - 1e-9
+WORN_OUT: Final = 1.0 - 1e-9
 """Patience is used up here: rounding must not grant a breaker one more step."""
 
 
@@ -88,12 +88,15 @@ class PowerTree:
         self._nodes = {name: place for place, name in enumerate(site.nodes)}
         self._electrical = np.array([not domain.is_zone for domain in self._domains])
         self._zone_rows = [i for i, domain in enumerate(self._domains) if domain.is_zone]
+        self._upper = np.array([domain.kind in ("feed", "row") for domain in self._domains])
         self._zone_full_w = np.array([self._domains[i].capacity_w for i in self._zone_rows])
         self.active: frozenset[str] = frozenset()
         self.tripped: dict[str, Trip] = {}
-        self.consumed = np.zeros(len(self.names))
+        self.wear_ratio = np.zeros(len(self.names))
         self.power_w = np.zeros(len(self.names))
         self.load_ratio = np.zeros(len(self.names))
+        self.row_load_ratio = 0.0
+        self.any_over = False
         self._rewire()
 
     def set_active(self, active: frozenset[str]) -> None:
@@ -125,24 +128,35 @@ class PowerTree:
         left: FloatArray = self.capacity_w[self._zone_rows] / self._zone_full_w
         return left
 
-    def step(self, *, at_s: float, dt_s: float, node_power_w: FloatArray) -> list[Trip]:
-        """Load every domain for `dt_s` up to `at_s`; returns what tripped."""
+    def step(
+        self, *, at_s: float, dt_s: float, node_power_w: FloatArray, armed: bool = True
+    ) -> list[Trip]:
+        """Load every domain for `dt_s` up to `at_s`; returns what tripped.
+
+        Protections that are not `armed` neither wear nor trip.
+        """
         self.power_w = self.shares @ node_power_w
         self.load_ratio = self.power_w / np.maximum(self.capacity_w, 1e-9)
+        self.row_load_ratio = float(self.load_ratio.max(initial=0.0, where=self._upper))
         over = (self.load_ratio > 1.0) & self._electrical
-        self.consumed[~over] *= math.exp(-dt_s / COOLING_S)
+        self.any_over = bool(over.any())
+        if not armed:
+            return []
+        self.wear_ratio[~over] *= math.exp(-dt_s / COOLING_S)
+        if not self.any_over:
+            return []
         new = [
             Trip(self.names[row], at_s, float(self.load_ratio[row]))
-            for row in np.flatnonzero(over)
-            if self._endures(int(row), dt_s) >= ENDURED
+            for row in np.flatnonzero(over).tolist()
+            if self._wear(row, dt_s) >= WORN_OUT
         ]
         if new:
             self.tripped |= {trip.domain: trip for trip in new}
             self._rewire()
         return new
 
-    def _endures(self, row: int, dt_s: float) -> float:
+    def _wear(self, row: int, dt_s: float) -> float:
         """Patience used up after another `dt_s` at the present load, 1 when none is left."""
         patience_s = self._domains[row].trip_curve.patience_s(float(self.load_ratio[row]))
-        self.consumed[row] += dt_s / patience_s if patience_s > 0.0 else 1.0
-        return float(self.consumed[row])
+        self.wear_ratio[row] += dt_s / patience_s if patience_s > 0.0 else 1.0
+        return float(self.wear_ratio[row])

@@ -37,6 +37,9 @@ ZONE_COOLS_PER_K: Final = 0.03  # warmer return air gives up more heat: assumpti
 ZONE_TAU_S: Final = 60.0  # racks and ducts; +6 to +15 K/min at 40 kW per rack
 RECIRCULATION_MIN: Final = 0.03  # contained aisle: assumption
 RECIRCULATION_MAX: Final = 0.75
+WARM_SINK_K: Final = 28.0  # near the middle of a busy row, only to save settling time
+WARM_DIE_K: Final = 38.0
+WARM_FAN_RATIO: Final = 0.6
 TOP_OF_RACK_K: Final = 2.0  # largest offset of an inlet over its aisle              from memory
 
 
@@ -89,6 +92,12 @@ class Heat:
         self._zoned = (air.zone_of >= 0).astype(np.float64)
         below = np.bincount(self._zone_of, self._zoned, minlength=zones)
         self._zone_j_per_k = ZONE_J_PER_K_PER_NODE * np.maximum(below, 1.0)
+
+    def warm_up(self) -> None:
+        """As after hours of work, roughly: metal hot, fans up. A minute of steps does the rest."""
+        self.sink_c += WARM_SINK_K
+        self.die_c += WARM_DIE_K
+        self.fan_ratio[:] = WARM_FAN_RATIO
 
     def step(
         self,

@@ -1,0 +1,109 @@
+"""The twin's request router: weighted least-loaded over the endpoints of a service.
+
+It takes the weights and drains of `facility.wire.Routing` as a real router would, and forgets them
+when they are no longer valid. It decides no weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facility.topology import Site
+from facility.wire import Routing
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+class Dispatcher:
+    """Endpoints of every service with their weights; one endpoint per node.
+
+    `weight` is of shape (nodes,); zero means drained. `priorities` are those of the services.
+    """
+
+    def __init__(self, site: Site) -> None:
+        """Equal weights; a service takes requests by its share of the endpoints."""
+        nodes = list(site.nodes.values())
+        self.services = tuple(
+            name for name in site.services if any(node.service == name for node in nodes)
+        )
+        self._endpoints = [
+            np.array([i for i, node in enumerate(nodes) if node.service == name])
+            for name in self.services
+        ]
+        self.priorities = tuple(nodes[int(endpoints[0])].priority for endpoints in self._endpoints)
+        self._names = {node.name: i for i, node in enumerate(nodes)}
+        self._service_of = {node.name: node.service for node in nodes}
+        counts = np.array([len(endpoints) for endpoints in self._endpoints], dtype=np.float64)
+        self.shares = counts / max(counts.sum(), 1.0)
+        self._steps = np.cumsum(self.shares)
+        self.weight = np.ones(len(nodes))
+        self._until_s: dict[int, float] = {}
+
+    def assign(
+        self,
+        count: int,
+        *,
+        load: FloatArray,
+        room: FloatArray,
+        up: BoolArray,
+        rng: np.random.Generator,
+    ) -> tuple[IntArray, IntArray]:
+        """Draw a service for each of `count` requests, and choose its node; -1 where none has room.
+
+        Raises:
+            ValueError: the site has no node with a service.
+        """
+        if not self.services:
+            raise ValueError("no node of the site runs a service: there is nobody to ask")
+        draws = rng.random(count)
+        service = np.minimum(self._steps.searchsorted(draws, "right"), len(self.services) - 1)
+        node = np.full(count, -1)
+        for place, endpoints in enumerate(self._endpoints):
+            mine = np.flatnonzero(service == place)
+            if len(mine):
+                node[mine] = self._choose(len(mine), endpoints, load, room, up)
+        return service, node
+
+    def _choose(
+        self, count: int, endpoints: IntArray, load: FloatArray, room: FloatArray, up: BoolArray
+    ) -> IntArray:
+        """One request after the other to where (load + 1) / weight is least.
+
+        The j-th request more at an endpoint costs (load + j) / weight, which only grows: taking
+        the least cost again and again is taking the `count` least of all costs.
+        """
+        weight = self.weight[endpoints] * up[endpoints]
+        each = 2 + 2 * count // max(int(np.count_nonzero(weight)), 1)
+        extra = np.arange(1.0, each + 1.0)
+        with np.errstate(divide="ignore"):
+            cost = (load[endpoints][:, None] + extra) / weight[:, None]
+        cost[extra > room[endpoints][:, None]] = np.inf
+        flat = cost.ravel()
+        best = np.argsort(flat, kind="stable")[:count]
+        chosen = np.full(count, -1)
+        chosen[: len(best)] = np.where(np.isfinite(flat[best]), endpoints[best // each], -1)
+        return chosen
+
+    def apply(self, routing: Routing, now_s: float) -> list[str]:
+        """Take weights and drains, all or what is possible; one sentence for each refusal."""
+        if routing.service not in self.services:
+            return [f"no service is named {routing.service!r}"]
+        refused = []
+        for route in routing.endpoints:
+            if self._service_of.get(route.endpoint) != routing.service:
+                refused.append(f"{route.endpoint} is no endpoint of {routing.service}")
+            else:
+                weight = 0.0 if route.drain else route.weight_ratio
+                self.weight[self._names[route.endpoint]] = weight
+        self._until_s[self.services.index(routing.service)] = now_s + routing.valid_s
+        return refused
+
+    def expire(self, now_s: float) -> None:
+        """Back to equal weights where the last routing is no longer valid."""
+        for service, until_s in list(self._until_s.items()):
+            if now_s > until_s:
+                self.weight[self._endpoints[service]] = 1.0
+                del self._until_s[service]

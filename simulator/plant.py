@@ -1,0 +1,433 @@
+"""The digital twin of a site: electrical, thermal, GPU and serving models in one step.
+
+Agents and the controller reach it only through ports. Its own figures come from the true physics,
+never from what a controller says, so they are an independent judgement.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facility.topology import Site
+from facility.wire import GpuIdentity
+from simulator.bank import GpuBank
+from simulator.doors import (
+    ChassisView,
+    NodeState,
+    SimulatedGpu,
+    SimulatedHost,
+    SimulatedRouter,
+    SimulatedSensors,
+)
+from simulator.electrical import NodePower, PowerTree
+from simulator.gpu import part_named
+from simulator.latency import LatencyBook
+from simulator.serving import Engine, Engines
+from simulator.thermal import Heat, ZoneAir
+from simulator.trace import Load, Trace, built_in_trace
+from simulator.truth import (
+    NodeTruth,
+    PlantTruth,
+    PriorityTruth,
+    ReportValue,
+    Tally,
+    domains_of,
+    latency_report,
+)
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+PRIORITIES = ("high", "low")
+
+
+@dataclass(frozen=True, slots=True)
+class PlantSettings:
+    """One run of the twin. Times in simulated seconds; the same settings give the same run.
+
+    `requests_per_node_s` is the default load of a node with a service: the default row then needs
+    about its capacity at full clocks, with 60-75 % of its engines' throughput in use.
+    `mean_requests_per_s`, if given, is the whole site's instead. `spread_s` is how far the copies
+    of the trace are shifted against each other (see `Load`). The plant warms up for `warm_up_s`
+    before its time 0, uncounted and with protections at rest. `dt_s` is at most 0.25.
+    """
+
+    seed: int = 1
+    dt_s: float = 0.1
+    requests_per_node_s: float = 6.5
+    mean_requests_per_s: float | None = None
+    trace: Trace | None = None
+    spread_s: float | None = None
+    warm_up_s: float = 60.0
+    boot_s: float = 120.0
+    engine: Engine = field(default_factory=Engine)
+    opaque_intensity: float = 0.5
+    node_meter: bool = True
+    meter_spread: float = 0.03
+    meter_lag_s: float = 1.0
+
+
+class Plant:
+    """The twin of one site. `step` is the only way time passes."""
+
+    def __init__(self, site: Site, settings: PlantSettings | None = None) -> None:
+        """Build everything from the site and the seed; nothing runs before the first step.
+
+        Raises:
+            ValueError: an unknown GPU, a load of nothing, or a step outside (0, 0.25] s.
+        """
+        self.site = site
+        self.settings = settings or PlantSettings()
+        if not 0.0 < self.settings.dt_s <= 0.25:
+            raise ValueError(f"dt_s is {self.settings.dt_s:g}; expected above 0 and at most 0.25")
+        seeds = np.random.SeedSequence(self.settings.seed).spawn(5)
+        boards, air, load, self._rng, meters = (np.random.default_rng(seed) for seed in seeds)
+        self._nodes = tuple(site.nodes.values())
+        self._places = {node.name: place for place, node in enumerate(self._nodes)}
+        counts = np.array([node.model.gpu_count for node in self._nodes])
+        self._node_of = np.repeat(np.arange(len(counts)), counts)
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        node_parts = [part_named(node.model.gpu.name) for node in self._nodes]
+        parts = [node_parts[place] for place in self._node_of.tolist()]
+        self.bank = GpuBank(parts, self._node_of, boards)
+        self.heat = Heat(parts, self._node_of, self._zone_air(), air)
+        self.tree = PowerTree(site)
+        self._node_power = NodePower(site)
+        self.book = LatencyBook(len(PRIORITIES))
+        self.engines = Engines(
+            site,
+            node_parts,
+            engine=self.settings.engine,
+            opaque_intensity=self.settings.opaque_intensity,
+            book=self.book,
+            priorities=PRIORITIES,
+        )
+        self._load = self._scaled_load(load)
+        spread = self.settings.meter_spread
+        self._meter_gain = 1.0 + meters.uniform(-spread, spread, len(self._nodes))
+        self._meter_follows = 1.0 - math.exp(-self.settings.dt_s / self.settings.meter_lag_s)
+        self._set_up_nodes()
+
+    def _zone_air(self) -> ZoneAir:
+        zones = [domain for domain in self.site.domains.values() if domain.is_zone]
+        rank = {domain.name: place for place, domain in enumerate(zones)}
+        return ZoneAir(
+            np.array([-1 if node.zone is None else rank[node.zone] for node in self._nodes]),
+            np.array([domain.capacity_w for domain in zones]),
+        )
+
+    def _scaled_load(self, rng: np.random.Generator) -> Load | None:
+        """The load, or None where no node serves anything."""
+        serving = sum(node.service is not None for node in self._nodes)
+        if not serving:
+            return None
+        rate = self.settings.mean_requests_per_s
+        return Load(
+            self.settings.trace or built_in_trace(),
+            rate_per_s=self.settings.requests_per_node_s * serving if rate is None else rate,
+            rng=rng,
+            start_s=-self.settings.warm_up_s,
+            spread_s=self.settings.spread_s,
+        )
+
+    def _set_up_nodes(self) -> None:
+        count = len(self._nodes)
+        self._tally = Tally()
+        self._started = False
+        self.now_s = 0.0
+        self._begin_s = 0.0
+        self._steps = 0
+        self._cut = np.zeros(count, dtype=np.bool_)
+        self._dark = np.zeros(count, dtype=np.bool_)
+        self._boots_s = np.full(count, np.inf)
+        self.node_power_w = np.zeros(count)
+        self._meter_w = np.zeros(count)
+        self._chassis: ChassisView | None = None
+        self._states = [NodeState() for _ in self._nodes]
+        self._hosts = {
+            node.name: SimulatedHost(self._gpus(place), self._states[place])
+            for place, node in enumerate(self._nodes)
+        }
+        self._sensors = {
+            node.name: SimulatedSensors(
+                place,
+                self._states[place],
+                view=self._chassis_view,
+                has_meter=self.settings.node_meter,
+            )
+            for place, node in enumerate(self._nodes)
+        }
+        self._router = SimulatedRouter(self.engines.dispatcher, lambda: self.now_s)
+
+    def _gpus(self, place: int) -> list[SimulatedGpu]:
+        start = int(self._starts[place])
+        gpus = []
+        for rank in range(self._nodes[place].model.gpu_count):
+            part = self.bank.parts[start + rank]
+            identity = GpuIdentity(
+                uuid=f"GPU-{self._nodes[place].name}-{rank}",
+                index=rank,
+                model=part.name,
+                pci_bus_id=f"00000000:{0x10 + rank:02X}:00.0",
+                clocks_mhz=part.clocks_mhz,
+                power_limit_w_min=part.power_limit_w_min,
+                power_limit_w_max=part.power_limit_w,
+                power_limit_w_default=part.power_limit_w,
+            )
+            gpus.append(
+                SimulatedGpu(
+                    bank=self.bank,
+                    index=start + rank,
+                    identity=identity,
+                    node=self._states[place],
+                    view=lambda: self.bank.view(self.heat.die_c, self.heat.memory_c),
+                    clock=lambda: self.now_s,
+                )
+            )
+        return gpus
+
+    def _chassis_view(self) -> ChassisView:
+        if self._chassis is None:
+            self._chassis = ChassisView(
+                np.rint(self._meter_w).tolist(), np.rint(self.heat.inlet_c).tolist()
+            )
+        return self._chassis
+
+    def host(self, node: str) -> SimulatedHost:
+        """The driver of one node, whose GPU ports act on this plant."""
+        return self._hosts[self._known(node)]
+
+    def sensors(self, node: str) -> SimulatedSensors:
+        """The chassis of one node."""
+        return self._sensors[self._known(node)]
+
+    def router(self) -> SimulatedRouter:
+        """The router in front of all services."""
+        return self._router
+
+    def _known(self, node: str) -> str:
+        if node not in self._places:
+            raise ValueError(f"the site has no node {node!r}")
+        return node
+
+    def start(self) -> None:
+        """Warm up to time 0: engines filled, metal hot, nothing counted, no protection worn.
+
+        The first step does this by itself; a reader of sensors before it calls this.
+        """
+        if self._started:
+            return
+        self._started = True
+        self.heat.warm_up()
+        self.now_s = self._begin_s = -self.settings.warm_up_s
+        for _ in range(round(self.settings.warm_up_s / self.settings.dt_s)):
+            self._run(counted=False)
+        self.book.clear()
+        self.engines.forget_counts()
+        self.bank.forget_counts()
+        self.now_s, self._begin_s, self._steps = 0.0, 0.0, 0
+        self._tally = Tally()
+
+    def step(self) -> None:
+        """Advance by `dt_s`."""
+        self.start()
+        self._run(counted=True)
+
+    def _run(self, *, counted: bool) -> None:
+        dt_s, at_s = self.settings.dt_s, self.now_s
+        self.engines.dispatcher.expire(at_s)
+        if self._load is not None:
+            self.engines.admit(self._load.until(at_s + dt_s), self._rng)
+        demand = self.engines.step(at_s=at_s, dt_s=dt_s, clock_mhz=self.bank.node_clock_mhz())
+        self.bank.step(at_s=at_s, dt_s=dt_s, demand=demand, temperature_c=self.heat.die_c)
+        power_w = self._node_power.at(
+            gpu_power_w=self.bank.node_gpu_power_w(),
+            fan_ratio=self.heat.fan_ratio,
+            busy=self.engines.busy,
+        )
+        self.node_power_w = power_w * ~self._dark
+        self._meter_w += self._meter_follows * (
+            self.node_power_w * self._meter_gain - self._meter_w
+        )
+        self.heat.step(
+            dt_s=dt_s,
+            gpu_power_w=self.bank.power_w,
+            memory_power_w=self.bank.memory_power_now_w,
+            node_power_w=self.node_power_w,
+            zone_ratio=self.tree.zone_ratio,
+        )
+        self._pass_time(dt_s)
+        self._protect(dt_s, counted=counted)
+        self._look_after_nodes()
+
+    def _pass_time(self, dt_s: float) -> None:
+        """Whole steps are counted: an hour of summed rounding would shift what happens when."""
+        self._steps += 1
+        self.now_s = self._begin_s + self._steps * dt_s
+        self._chassis = None
+        if self._steps % max(1, round(1.0 / dt_s)) == 0:
+            self.book.close_second()
+
+    def _protect(self, dt_s: float, *, counted: bool) -> None:
+        trips = self.tree.step(
+            at_s=self.now_s, dt_s=dt_s, node_power_w=self.node_power_w, armed=counted
+        )
+        self._tally.add(
+            dt_s=dt_s,
+            tree=self.tree,
+            power_w=float(self.node_power_w.sum()),
+            gpu_temperature_c=float(self.heat.die_c.max()),
+            inlet_temperature_c=float(self.heat.inlet_c.max()),
+        )
+        if trips:
+            self._tally.trips.extend(trips)
+            self._feed()
+
+    def _feed(self) -> None:
+        """Nodes that nothing feeds go dark; nodes that are fed again are back after a boot."""
+        fed = self.tree.fed & ~self._cut
+        falling = ~fed & ~self._dark
+        if falling.any():
+            self.engines.take_down(falling)
+            self.bank.forget_locks(falling[self._node_of])
+        self._dark |= ~fed
+        self._boots_s[~fed] = np.inf
+        rising = fed & self._dark & np.isinf(self._boots_s)
+        self._boots_s[rising] = self.now_s + self.settings.boot_s
+        self._tell_nodes()
+
+    def _look_after_nodes(self) -> None:
+        """Boots that are over; and a tensor-parallel engine does not outlive any of its GPUs."""
+        if self._dark.any():
+            up = self._dark & (self._boots_s <= self.now_s)
+            if up.any():
+                self._dark &= ~up
+                self._boots_s[up] = np.inf
+                self.bank.lost[up[self._node_of]] = False
+                self.engines.bring_up(up)
+                self._tell_nodes()
+        if self.bank.lost.any():
+            crippled = np.logical_or.reduceat(self.bank.lost, self.bank.starts) & self.engines.up
+            if crippled.any():
+                self.engines.take_down(crippled)
+
+    def _tell_nodes(self) -> None:
+        self.bank.powered = (~self._dark[self._node_of]).astype(np.float64)
+        for state, dark in zip(self._states, self._dark.tolist(), strict=True):
+            state.driver_up = not dark
+
+    def begin(self, contingency: str) -> None:
+        """A declared contingency happens, physically: loads move, cooling is lost.
+
+        Raises:
+            ValueError: the site declares no such contingency.
+        """
+        self.tree.set_active(self.tree.active | {contingency})
+        self._feed()
+
+    def end(self, contingency: str) -> None:
+        """A contingency is over; what had gone dark boots. A tripped breaker stays open."""
+        self.tree.set_active(self.tree.active - {contingency})
+        self._feed()
+
+    def _gpus_of(self, node: str) -> slice:
+        place = self._places[self._known(node)]
+        return slice(int(self._starts[place]), int(self._starts[place + 1]))
+
+    def lose_gpu(self, node: str, gpu: int) -> None:
+        """Fault: a GPU falls off the bus, and its node's engine with it, until the node reboots."""
+        self.bank.lost[self._gpus_of(node)][gpu] = True
+
+    def ignore_locks(self, node: str, *, on: bool = True) -> None:
+        """Fault: the node's GPUs accept locks and do not honour new ones."""
+        self.bank.ignores_locks[self._gpus_of(node)] = on
+
+    def limit_power(self, node: str, limit_w: float | None) -> None:
+        """Fault: a foreign power limit, as a BMC sets it; None lifts it."""
+        gpus = self._gpus_of(node)
+        self.bank.limit_w[gpus] = self.bank.limit_requested_w[gpus] if limit_w is None else limit_w
+
+    def brake(self, node: str, *, on: bool = True) -> None:
+        """The hardware power brake of a node, as its supplies or its BMC assert it."""
+        self.bank.braked[self._gpus_of(node)] = on
+
+    def freeze_sensors(self, node: str, *, on: bool = True) -> None:
+        """Fault: GPU and chassis sensors go on answering with what they read now."""
+        for gpu in self._hosts[self._known(node)].gpus:
+            gpu.freeze(on=on)
+        state = self._states[self._places[node]]
+        state.sensors_frozen = None
+        state.sensors_frozen = self._sensors[node].read() if on else None
+
+    def darken(self, node: str, *, on: bool = True) -> None:
+        """Fault: a node loses power whatever feeds it; off again, it boots."""
+        self._cut[self._places[self._known(node)]] = on
+        self._feed()
+
+    def truth(self) -> PlantTruth:
+        """Everything now, as it really is."""
+        engines = self.engines
+        queued = engines.queued()
+        return PlantTruth(
+            now_s=self.now_s,
+            domains=domains_of(
+                self.tree, {name: domain.kind for name, domain in self.site.domains.items()}
+            ),
+            nodes=self._node_truths(queued.tolist()),
+            priorities={
+                priority: PriorityTruth(
+                    priority,
+                    int(engines.served[rank]),
+                    int(engines.lost[rank]),
+                    self.book.last_minute(rank),
+                    self.book.total(rank),
+                )
+                for rank, priority in enumerate(PRIORITIES)
+            },
+            contingencies=self.tree.active,
+            requests_arrived=int(engines.arrived.sum()),
+            requests_served=int(engines.served.sum()),
+            requests_lost=int(engines.lost.sum()),
+            requests_queued=int(queued.sum()),
+            requests_in_flight=engines.requests.count - int(queued.sum()),
+        )
+
+    def _node_truths(self, queued: list[int]) -> dict[str, NodeTruth]:
+        starts = self.bank.starts
+        hottest_c = np.maximum.reduceat(self.heat.die_c, starts).tolist()
+        clock_mhz = (np.add.reduceat(self.bank.seen_mhz, starts) / np.diff(self._starts)).tolist()
+        power_w, inlet_c = self.node_power_w.tolist(), self.heat.inlet_c.tolist()
+        return {
+            node.name: NodeTruth(
+                name=node.name,
+                power_w=power_w[place],
+                inlet_temperature_c=inlet_c[place],
+                gpu_temperature_c_max=hottest_c[place],
+                clock_mhz_mean=clock_mhz[place],
+                dark=bool(self._dark[place]),
+                batch=int(self.engines.batch[place]),
+                queued=queued[place],
+            )
+            for place, node in enumerate(self._nodes)
+        }
+
+    def report(self) -> dict[str, ReportValue]:
+        """What happened since time 0; None for what was not measured."""
+        truth = self.truth()
+        latency = {name: item.total for name, item in truth.priorities.items()}
+        return {
+            **self._tally.report(),
+            "requests_arrived": truth.requests_arrived,
+            "requests_served": truth.requests_served,
+            "requests_lost": truth.requests_lost,
+            "requests_queued": truth.requests_queued,
+            "requests_in_flight": truth.requests_in_flight,
+            **latency_report(latency),
+            "throttle_events": self.bank.power_events + self.bank.thermal_events,
+            "power_throttle_events": self.bank.power_events,
+            "thermal_throttle_events": self.bank.thermal_events,
+        }
