@@ -68,6 +68,7 @@ class Bus:
         self.counters = BusCounters()
         self._config = config
         self._identifier = identifier
+        self._who = f"client={identifier} host={config.host} port={config.port}"
         self._last_words = last_words
         self._limits = limits or BusLimits()
         self._clock = clock
@@ -115,9 +116,14 @@ class Bus:
         return self._inbound.refusals
 
     @property
-    def waiting_count(self) -> int:
-        """Messages that wait to be sent or acknowledged."""
-        return len(self._outbox) + len(self._in_flight)
+    def queued_count(self) -> int:
+        """Messages that wait to be sent."""
+        return len(self._outbox)
+
+    @property
+    def unconfirmed_count(self) -> int:
+        """QoS 1 messages that were sent and not acknowledged yet."""
+        return len(self._in_flight)
 
     def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1) -> None:
         """Hand every message under `topic_filter` to `handler`, from now on and after reconnects.
@@ -156,7 +162,9 @@ class Bus:
         message = Outgoing(topic, payload, delivery, expires_at_s)
         taken = self._outbox.put(message, urgent=urgent)
         if not taken and self.counters.dropped_states == 1:
-            LOG.error("event=state-table-full states_max=%d topic=%s", len(self._outbox), topic)
+            LOG.error(
+                "event=state-table-full states_max=%d topic=%s", self._limits.states_max, topic
+            )
         self._settled.clear()
         self._wake.set()
         return taken
@@ -237,7 +245,7 @@ class Bus:
             except (aiomqtt.MqttError, OSError, ValueError) as error:
                 self._lost("unreachable", failure_reason(error))
             except Exception as error:
-                LOG.exception("event=bus-bug client=%s", self._identifier)
+                LOG.exception("event=bus-bug %s", self._who)
                 self._lost("unreachable", repr(error))
             if self._clock() - began_s >= self._limits.stable_s:
                 failures_count = 0
@@ -295,10 +303,8 @@ class Bus:
     def _arrived(self) -> None:
         self.counters.connects += 1
         LOG.info(
-            "event=broker-connected client=%s host=%s port=%d away_s=%.1f dropped_count=%d",
-            self._identifier,
-            self._config.host,
-            self._config.port,
+            "event=broker-connected %s away_s=%.1f dropped_count=%d",
+            self._who,
             self._clock() - self._changed_at_s,
             self.counters.dropped - self._dropped_before_count,
         )
@@ -313,15 +319,8 @@ class Bus:
             self.counters.failed_attempts += 1
         if self._outbox.has_states:
             self._settled.clear()  # they are due again
-        LOG.log(
-            logging.DEBUG if state == self._state else logging.WARNING,
-            "event=broker-%s client=%s host=%s port=%d reason=%r",
-            state,
-            self._identifier,
-            self._config.host,
-            self._config.port,
-            reason,
-        )
+        level = logging.DEBUG if state == self._state else logging.WARNING
+        LOG.log(level, "event=broker-%s %s reason=%r", state, self._who, reason)
         self._change(state, reason)
 
     def _change(self, state: State, reason: str) -> None:
@@ -378,7 +377,7 @@ class Bus:
         raise broken[0]
 
     def _settle(self) -> None:
-        if self.waiting_count == 0:
+        if not self._outbox and not self._in_flight:
             self._settled.set()
 
     async def _transmit(self, client: aiomqtt.Client, message: Outgoing) -> None:

@@ -1,0 +1,77 @@
+"""Buses over real brokers, as the tests use them: one that speaks, one that keeps all it hears."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from daemon.bus import Bus, BusLimits, Handler, LastWords
+from facility.config import BrokerConfig
+from tests.servers import Mosquitto, Nats, Server
+
+QUICK: Final = BusLimits(backoff_s_min=0.02, backoff_s_max=0.1)
+BrokerKind = type[Mosquitto] | type[Nats]
+both_brokers: Final = pytest.mark.parametrize("kind", [Mosquitto, Nats], ids=["mosquitto", "nats"])
+STATUS: Final = "ampacity/v1/lab/node/n1/status"
+WORDS: Final = LastWords(STATUS, lost=b"lost", disconnected=b"disconnected")
+
+
+@pytest.fixture(params=[Mosquitto, Nats], ids=["mosquitto", "nats"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """Each broker in turn, running."""
+    kind: BrokerKind = request.param
+    with kind(tmp_path) as server:
+        yield server
+
+
+def keeping(into: list[bytes]) -> Handler:
+    """A handler that keeps payloads."""
+
+    def keep(_topic: str, payload: bytes, _retained: bool) -> None:
+        into.append(payload)
+
+    return keep
+
+
+class Heard:
+    """A bus that keeps all it hears."""
+
+    def __init__(self, config: BrokerConfig, *topics: str, identifier: str = "listener") -> None:
+        self.messages: list[tuple[str, bytes, bool]] = []
+        self.bus = Bus(config, identifier=identifier, limits=QUICK)
+        for topic in topics:
+            self.bus.subscribe(topic, self._keep)
+
+    def _keep(self, topic: str, payload: bytes, retained: bool) -> None:
+        self.messages.append((topic, payload, retained))
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [payload for _, payload, _ in self.messages]
+
+
+@asynccontextmanager
+async def listening(
+    config: BrokerConfig, *topics: str, identifier: str = "listener"
+) -> AsyncIterator[Heard]:
+    heard = Heard(config, *topics, identifier=identifier)
+    async with heard.bus:
+        await heard.bus.wait_connected(timeout_s=10)
+        yield heard
+
+
+@asynccontextmanager
+async def speaking(
+    config: BrokerConfig, *, limits: BusLimits = QUICK, identifier: str = "agent"
+) -> AsyncIterator[Bus]:
+    async with Bus(config, identifier=identifier, last_words=WORDS, limits=limits) as bus:
+        await bus.wait_connected(timeout_s=10)
+        yield bus
+
+
+def at(server: Server, **keys: Any) -> BrokerConfig:
+    return BrokerConfig(port=server.port, **keys)
