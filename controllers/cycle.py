@@ -235,6 +235,7 @@ class ControlCycle:
             fleet=self._fleet,
             control=self.site.control,
             shares=shares,
+            rated_w=self._fleet.capacity_w(snapshot.active),
             capacity_w=self._fleet.capacity_w(snapshot.active) * self._capacity_ratio(),
             power_w=power_w,
             rise_w=self._forecaster.forecast(shares @ power_w).rise_w,

@@ -19,7 +19,8 @@ from facility.config import ControlConfig
 class Situation:
     """One instant as arrays: nodes (n) and domains (d) in site order.
 
-    `capacity_w` already has contingencies, operators' caps and hot zones in it; 0 means lost.
+    `rated_w` is what protection and air handlers stand under the active contingencies; 0 means
+    lost. `capacity_w` is what may be used of it: operators' caps and hot zones take their part.
     `power_w` counts missing nodes at worst case; `rise_w` is the forecast's addition per domain.
     `ceiling_mhz` is what was decided last; `measured_mhz` is the ceiling under which `power_w` was
     measured, which follows a moment later. `movable` nodes are fresh and controllable: nobody
@@ -30,6 +31,7 @@ class Situation:
     fleet: Fleet
     control: ControlConfig
     shares: FloatArray  # d x n
+    rated_w: FloatArray  # d
     capacity_w: FloatArray  # d
     power_w: FloatArray  # n
     rise_w: FloatArray  # d
@@ -98,8 +100,8 @@ def unbound(situation: Situation) -> IntArray:
 class BrakeLatch:
     """Holds the power brake of each domain: in at once, out only after a quiet while.
 
-    A domain brakes when its power has been above capacity for `engage_s`, and stops braking when
-    it has been below the release ratio for `quiet_s`.
+    A domain brakes when its power has been above what it is rated for `engage_s`, and stops when it
+    has been below the release ratio for `quiet_s`. A cap or a warm aisle is no reason to brake.
     """
 
     def __init__(self, domain_count: int, *, engage_s: float, quiet_s: float = 5.0) -> None:
@@ -112,9 +114,9 @@ class BrakeLatch:
     def step(self, situation: Situation) -> BoolArray:
         """Return which domains brake now."""
         now_s = situation.now_s
-        power_w, capacity_w = situation.domain_power_w, situation.capacity_w
-        over = situation.alive & (power_w > capacity_w)
-        quiet = power_w < situation.control.release_ratio * capacity_w
+        power_w, rated_w = situation.domain_power_w, situation.rated_w
+        over = situation.alive & (power_w > rated_w)
+        quiet = power_w < situation.control.release_ratio * rated_w
         self._over_since_s = np.where(over, np.minimum(self._over_since_s, now_s), np.inf)
         self._quiet_since_s = np.where(quiet, np.minimum(self._quiet_since_s, now_s), np.inf)
         engage = over & (now_s - self._over_since_s >= self._engage_s)

@@ -20,6 +20,7 @@ EXCESS_C_MAX: Final = 5.0
 RECOVER_RATIO_PER_S: Final = 0.005
 """Budgets come back slowly: metal and air take minutes (physics C.6)."""
 HYSTERESIS_C: Final = 2.0
+BUDGET_RATIO_MIN: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class ZoneBudgets:
     def __init__(self, site: Site) -> None:
         self._zones = [domain for domain in site.domains.values() if domain.is_zone]
         self._ratio = {zone.name: 1.0 for zone in self._zones}
+        self._hot: set[str] = set()
 
     def step(
         self, snapshot: Snapshot, *, elapsed_s: float, heat_ratio: dict[str, float]
@@ -88,26 +90,30 @@ class ZoneBudgets:
         Args:
             snapshot: this cycle's snapshot.
             elapsed_s: seconds since the last step.
-            heat_ratio: per zone its present heat over its capacity; a cut starts from there,
-                because a budget above what a hot zone draws would change nothing.
+            heat_ratio: per zone its present heat over its capacity; the first cut starts from
+                there, because a budget above what a hot zone draws would change nothing.
         """
         readings = {}
         for zone in self._zones:
             heat = readings[zone.name] = zone_heat(zone, snapshot)
-            self._ratio[zone.name] = self._moved(
-                self._ratio[zone.name], heat, elapsed_s, heat_ratio.get(zone.name, 1.0)
-            )
+            self._move(zone.name, heat, elapsed_s, heat_ratio.get(zone.name, 1.0))
         return readings
 
-    def _moved(self, ratio: float, heat: ZoneHeat, elapsed_s: float, heat_ratio: float) -> float:
+    def _move(self, name: str, heat: ZoneHeat, elapsed_s: float, heat_ratio: float) -> None:
+        ratio = self._ratio[name]
         if heat.excess_c is None:
-            return min(ratio, heat_ratio)
+            self._ratio[name] = min(ratio, heat_ratio)
+            return
         if heat.excess_c > 0.0:
+            # Only at the onset: power follows the budget down, so that a budget which followed
+            # power in turn would run to nothing over a tenth of a degree.
+            start = ratio if name in self._hot else min(ratio, heat_ratio)
             cut = CUT_RATIO_PER_C_S * min(heat.excess_c, EXCESS_C_MAX) * elapsed_s
-            return max(min(ratio, heat_ratio) * (1.0 - cut), 0.05)
-        if heat.excess_c < -HYSTERESIS_C:
-            return min(ratio + RECOVER_RATIO_PER_S * elapsed_s, 1.0)
-        return ratio
+            self._ratio[name] = max(start * (1.0 - cut), BUDGET_RATIO_MIN)
+            self._hot.add(name)
+        elif heat.excess_c < -HYSTERESIS_C:
+            self._ratio[name] = min(ratio + RECOVER_RATIO_PER_S * elapsed_s, 1.0)
+            self._hot.discard(name)
 
     def ratio(self, zone: str) -> float:
         """Share of its capacity that `zone` may use now."""

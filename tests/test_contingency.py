@@ -1,0 +1,128 @@
+"""Contingencies: armed before they come, announced at once, decided about afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from facility.wire import Emergency, Mode
+from tests.row import Row, ceilings, domain, site_of
+
+
+def test_the_armed_ceilings_fit_every_capacity_that_is_left_at_worst_case() -> None:
+    row = Row(site_of(nodes=40), load_ratio=0.9)
+    decision = row.run(20)
+    active = frozenset({"ups-a-lost"})
+    shares = row.site.shares(active)
+    for name in ("ups-b", "row-1"):
+        worst_w = sum(
+            shares[name][lease.node]
+            * row.site.nodes[lease.node].model.worst_case_w(
+                lease.contingency_ceilings_mhz["ups-a-lost"]
+            )
+            for lease in decision.leases
+        )
+        assert worst_w <= row.site.capacity_w(name, active)
+
+
+def test_armed_ceilings_waste_less_than_one_step_of_the_clock() -> None:
+    row = Row(site_of(nodes=40), load_ratio=0.9)
+    decision = row.run(20)
+    armed = {lease.node: lease.contingency_ceilings_mhz["ups-a-lost"] for lease in decision.leases}
+    models = {name: node.model for name, node in row.site.nodes.items()}
+    raised_w = sum(models[name].worst_case_w(mhz + 15) for name, mhz in armed.items())
+    assert raised_w > row.site.capacity_w("ups-b", frozenset({"ups-a-lost"}))
+
+
+def test_a_node_carries_only_contingencies_that_concern_it() -> None:
+    row = Row(site_of(nodes=40))
+    decision = row.run(5)
+    for lease in decision.leases:
+        names = set(lease.contingency_ceilings_mhz)
+        in_aisle_1 = row.site.nodes[lease.node].zone == "aisle-1"
+        assert ("air-handler-1-lost" in names) is in_aisle_1
+        assert {"ups-a-lost", "ups-b-lost"} <= names
+
+
+def test_an_announcement_leaves_with_the_request_not_with_the_next_cycle() -> None:
+    row = Row(site_of())
+    row.run(5)
+    response, emergencies = row.order("contingency", contingency="ups-a-lost", on=True)
+    assert response.status == "ok"
+    assert [(item.domain, item.active, item.epoch) for item in emergencies] == [
+        ("row-1", ("ups-a-lost",), 7)
+    ]
+    _, again = row.order("contingency", contingency="ups-a-lost", on=True)
+    assert again == ()
+
+
+def test_an_emergency_names_everything_that_is_on_in_its_domain() -> None:
+    """One retained message per domain: whoever missed one must find all of it in the last."""
+    row = Row(site_of())
+    row.run(5)
+    row.order("contingency", contingency="ups-a-lost", on=True)
+    _, both = row.order("brake", domain="row-1")
+    assert both[0].active == ("brake", "ups-a-lost")
+    _, one = row.order("contingency", contingency="ups-a-lost", on=False)
+    assert one[0].active == ("brake",)
+    _, none = row.order("release", domain="row-1")
+    assert none[0].active == ()
+    assert both[0].sequence < one[0].sequence < none[0].sequence
+
+
+def test_a_lost_feed_moves_its_load_and_lowers_what_may_be_drawn() -> None:
+    row = Row(site_of(nodes=40), load_ratio=0.9)
+    before = row.run(60)
+    assert domain(before, "ups-b").power_w == pytest.approx(domain(before, "row-1").power_w / 2)
+    row.order("contingency", contingency="ups-a-lost", on=True)
+    for node, mhz in row.ceiling_mhz.items():
+        lease = next(item for item in before.leases if item.node == node)
+        row.ceiling_mhz[node] = min(mhz, lease.contingency_ceilings_mhz["ups-a-lost"])
+    decision = row.run(2)
+    survivor = domain(decision, "ups-b")
+    assert survivor.mode is Mode.EMERGENCY
+    assert survivor.power_w == pytest.approx(domain(decision, "row-1").power_w)
+    assert survivor.power_w <= survivor.capacity_w
+    assert domain(decision, "ups-a").capacity_w == 0.0
+    assert "ups-a-lost" in survivor.sentence
+
+
+def test_while_it_lasts_the_armed_ceiling_follows_the_decision() -> None:
+    row = Row(site_of(nodes=40), load_ratio=0.5)
+    row.run(60)
+    row.order("contingency", contingency="ups-a-lost", on=True)
+    decision = row.run(30)
+    for lease in decision.leases:
+        assert {lease.contingency_ceilings_mhz["ups-a-lost"]} == set(lease.ceilings_mhz.values())
+
+
+def test_clocks_come_back_by_a_ramp_when_it_ends() -> None:
+    row = Row(site_of(nodes=40), load_ratio=0.5)
+    free = row.run(100)
+    row.order("contingency", contingency="ups-a-lost", on=True)
+    low = row.run(10)
+    assert sum(ceilings(low, row.site.nodes)) < sum(ceilings(free, row.site.nodes))
+    _, emergencies = row.order("contingency", contingency="ups-a-lost", on=False)
+    assert emergencies[0].active == ()
+    after = row.step()
+    assert max(ceilings(after, row.site.nodes)) < max(ceilings(free, row.site.nodes))
+    assert domain(row.run(100), "row-1").mode is Mode.NORMAL
+
+
+def test_an_emergency_found_on_the_bus_is_taken_over_and_announced_anew() -> None:
+    """A controller that starts in the middle of a failure must not end it."""
+    row = Row(site_of())
+    row.cycle.orders.adopt(
+        Emergency(domain="row-1", active=("ups-a-lost",), epoch=3, sequence=9, issued_at_s=0.0)
+    )
+    assert row.cycle.orders.active == {"ups-a-lost"}
+    decision = row.step()
+    assert [(item.active, item.epoch) for item in decision.emergencies] == [(("ups-a-lost",), 7)]
+
+
+def test_a_node_that_loses_its_last_feed_is_armed_with_the_brake() -> None:
+    row = Row(site_of(nodes=40))
+    row.order("contingency", contingency="ups-a-lost", on=True)
+    decision = row.run(5)
+    brake = row.site.nodes["n01"].model.gpu.brake_ceiling_mhz
+    armed = {lease.contingency_ceilings_mhz["ups-b-lost"] for lease in decision.leases}
+    assert armed == {brake}
