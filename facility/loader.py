@@ -6,6 +6,7 @@ not at all. It never opens a file: whoever calls brings the text, and its path f
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ KINDS: Final[dict[str, ConfigKind]] = {
     "controller": ControllerConfig,
 }
 """The three kinds of configuration file by their name on the command line."""
+
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 ConfigT = TypeVar("ConfigT", bound=Struct)
 
@@ -95,7 +98,11 @@ def dotted(key: Key) -> str:
     """A key as people write it: `domains[3].parents[0]`."""
     text = ""
     for part in key:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            plain = part if _PLAIN_KEY.fullmatch(part) else described(part)
+            text += f".{plain}" if text else plain
     return text
 
 
