@@ -58,24 +58,24 @@ class BrokerStartError(Exception):
     exit_code: Final = 69
 
 
-def find_server() -> Path:
+def find_server(package: str = _PACKAGE) -> Path:
     """Return the NATS server's binary from its Python package.
 
     Raises:
         BrokerStartError: the package or its binary is not there.
     """
     try:
-        files = importlib.metadata.files(_PACKAGE) or []
+        files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError as error:
         raise BrokerStartError(
-            f"the embedded broker needs the Python package {_PACKAGE}, which is not installed;"
+            f"the embedded broker needs the Python package {package}, which is not installed;"
             " install ampacity[controller], or point broker.host at a running broker"
         ) from error
     for entry in files:
         binary = Path(str(entry.locate())).resolve()
         if entry.name == "nats-server" and os.access(binary, os.X_OK):
             return binary
-    raise BrokerStartError(f"the Python package {_PACKAGE} is installed without its binary")
+    raise BrokerStartError(f"the Python package {package} is installed without its binary")
 
 
 def server_config(*, port: int, store: Path) -> str:
