@@ -30,11 +30,15 @@ RAISE_INTERVAL_S: Final = 1.0
 """A ceiling rises at most this often per GPU: writes are traffic to the GPU's own controller."""
 RETRY_S_MIN: Final = 1.0
 RETRY_S_MAX: Final = 30.0
-DRIFT_MHZ: Final = 15
-DRIFT_S: Final = 1.0
+DRIFT_CAUSE: Final = "silent-clamp"
+"""The driver has accepted a ceiling and the clock stays above it (`actuators.clocks`)."""
+DRIFTS_IGNORED: Final = 3
+"""Times in a row that a lock may drift before nobody may count on it."""
+OBEYED_S: Final = 5.0
+"""A lock that has held for so long since the last write is obeyed again."""
 NEVER_RETRIED: Final = frozenset({"invalid", "unsupported"})
 """The same call would fail the same way; a new ceiling or a new driver is asked again."""
-UNCONTROLLABLE: Final = frozenset({"no-permission", "unsupported"})
+UNCONTROLLABLE: Final = frozenset({"no-permission", "unsupported", "shadow"})
 
 _POWER_W_MAX: Final = 20_000.0
 _CLOCK_MHZ_MAX: Final = 10_000
@@ -175,7 +179,7 @@ class GpuLock:
         self.asked_s = -math.inf
         self._again_s = math.inf
         self._failures_count = 0
-        self._above_since_s = math.inf
+        self._drifts_count = 0
 
     @property
     def under_way_s(self) -> float | None:
@@ -199,7 +203,7 @@ class GpuLock:
         self.requested_mhz = target_mhz
         self.result = None
         self.asked_s = now_s
-        self._again_s = self._above_since_s = math.inf
+        self._again_s = math.inf
 
     def finished(self, applied: GpuApplied, now_s: float) -> bool:
         """Take a result; False when it belongs to an older request."""
@@ -215,22 +219,32 @@ class GpuLock:
         self._failures_count = min(self._failures_count + 1, 16)
         return wait_s
 
-    def watch(self, clock_mhz: int, at_s: float) -> bool:
-        """Compare a clock with the ceiling; True when the lock has drifted and is asked for again.
+    def watch(self, seen: GpuApplied, at_s: float) -> bool:
+        """Take what the readings say of the ceiling; True when the lock has drifted.
 
-        A clock above the ceiling for longer than DRIFT_S means that somebody else moved the lock:
-        it cannot be read back.
+        A lock cannot be read back, so a clock that stays above the ceiling means that somebody
+        moved it, or that it never took: it is asked for again, the first time at once.
         """
-        result = self.result
-        if result is None or result.accepted_mhz is None or at_s < self.asked_s:
+        if (
+            self.result is None
+            or self.result.accepted_mhz is None
+            or at_s <= self.asked_s
+            or seen.requested_mhz != self.requested_mhz
+        ):
             return False
-        if clock_mhz <= max(result.accepted_mhz, self.requested_mhz) + DRIFT_MHZ:
-            self._above_since_s, self._failures_count = math.inf, 0
+        self.result, self.told_cause = seen, seen.cause
+        if seen.cause != DRIFT_CAUSE:
+            if at_s - self.asked_s > OBEYED_S:
+                self._drifts_count = 0
             return False
-        self._above_since_s = min(self._above_since_s, at_s)
-        if at_s - self._above_since_s <= DRIFT_S or self._again_s < math.inf:
+        if self._again_s < math.inf:
             return False
-        # The first time at once; a lock that never takes is asked again at a falling rate.
-        wait_s = self._backoff_s()
-        self._again_s = at_s if wait_s <= RETRY_S_MIN else at_s + wait_s
+        wait_s = RETRY_S_MIN * 2.0**self._drifts_count
+        self._again_s = at_s + (min(wait_s, RETRY_S_MAX) if self._drifts_count else 0.0)
+        self._drifts_count = min(self._drifts_count + 1, 16)
         return True
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether the hardware goes on to disregard ceilings that the driver accepts."""
+        return self._drifts_count >= DRIFTS_IGNORED

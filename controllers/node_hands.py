@@ -28,13 +28,17 @@ NO_SENSORS: Final = NodeSensors()
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """What was read of one GPU at `at_s`, on the monotonic clock; None was not due."""
+    """What was read of one GPU at `at_s`, on the monotonic clock; None was not due.
+
+    `seen` is what the readings say about the last ceiling, None where nobody compares.
+    """
 
     uuid: str
     at_s: float
     fast: FastReading | None = None
     medium: MediumReading | None = None
     slow: SlowReading | None = None
+    seen: GpuApplied | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,23 @@ class CeilingWriter(Protocol):
         """Ask for `ceiling_mhz`, or lift the lock when it is 0. May block; raises DriverLost."""
         ...
 
+    def verify(
+        self,
+        now_s: float,
+        fast: FastReading,
+        medium: MediumReading | None = None,
+        slow: SlowReading | None = None,
+    ) -> GpuApplied:
+        """Compare readings with the last write; never blocks."""
+        ...
+
+    def hung(self) -> GpuApplied:
+        """The write under way was given up; it may still land at any time."""
+        ...
+
 
 MEDIUM_S: Final = 0.5
 SLOW_S: Final = 5.0
-RARE_S: Final = 60.0
 """Periods of the sampling plan (physics A.10); the fast one is configured."""
 BLIND_FAILURES: Final = 3
 """Failures in a row that make a GPU blind; its readings grow stale from the first one on."""
@@ -119,7 +136,6 @@ class Due:
 
     medium: bool
     slow: bool
-    rare: bool
 
 
 class SamplingPlan:
@@ -129,7 +145,7 @@ class SamplingPlan:
         """Everything is due at once."""
         self._period_s = 1.0 / sample_hz
         self.next_s = -math.inf
-        self._medium_s = self._slow_s = self._rare_s = -math.inf
+        self._medium_s = self._slow_s = -math.inf
 
     def due(self, now_s: float) -> Due | None:
         """What to read now, None when nothing is due."""
@@ -138,20 +154,18 @@ class SamplingPlan:
             return None
         late = now_s - self.next_s >= self._period_s
         self.next_s = now_s + self._period_s if late else self.next_s + self._period_s
-        medium, slow, rare = now_s >= self._medium_s, now_s >= self._slow_s, now_s >= self._rare_s
+        medium, slow = now_s >= self._medium_s, now_s >= self._slow_s
         if medium:
             self._medium_s = now_s + MEDIUM_S - 5e-7
         if slow:
             self._slow_s = now_s + SLOW_S
-        if rare:
-            self._rare_s = now_s + RARE_S
-        return Due(medium, slow, rare)
+        return Due(medium, slow)
 
 
-def read_gpu(port: GpuPort, uuid: str, due: Due, at_s: float) -> GpuSample:
-    """One sample of one GPU. A failing slower class is left out; raises GpuError for the fast one.
+def read_gpu(port: GpuPort, writer: CeilingWriter, uuid: str, due: Due, at_s: float) -> GpuSample:
+    """One sample of one GPU. A slower class that fails is left out; raises GpuError for the rest.
 
-    A GPU that is lost or denied says so in any class.
+    A GPU that is lost says so in any class, and so does a driver.
     """
     fast = port.read_fast()
     medium = slow = None
@@ -161,8 +175,8 @@ def read_gpu(port: GpuPort, uuid: str, due: Due, at_s: float) -> GpuSample:
     except (GpuLost, DriverLost):
         raise
     except GpuError:
-        return GpuSample(uuid, at_s, fast, medium)
-    return GpuSample(uuid, at_s, fast, medium, slow)
+        slow = None
+    return GpuSample(uuid, at_s, fast, medium, slow, writer.verify(at_s, fast, medium, slow))
 
 
 class Sight:

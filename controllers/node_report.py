@@ -34,6 +34,7 @@ class NodeReporter:
         self._generation = -1
         self._told_info: tuple[object, ...] | None = None
         self._told_applied: tuple[object, ...] | None = None
+        self._told_applied_s = -math.inf
         self.seq = 0
         self.frame_due_s = math.inf
 
@@ -126,7 +127,11 @@ class NodeReporter:
         )
         if news == self._told_applied:
             return None
-        self._told_applied = news
+        fast = self._told_applied is None or news[:4] != self._told_applied[:4]
+        if not fast and now_s - self._told_applied_s < APPLIED_WAIT_S:
+            # A limiter that comes and goes at 10 Hz is not told ten times a second.
+            return None
+        self._told_applied, self._told_applied_s = news, now_s
         return Applied(
             node=self._view.config.node,
             session=self._session,

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 
 from controllers.node_events import EventLog
-from controllers.node_gpu import UNCONTROLLABLE, GpuLock, GpuReadings
+from controllers.node_gpu import DRIFT_CAUSE, UNCONTROLLABLE, GpuLock, GpuReadings
 from controllers.node_hands import GpuSample, HandsReport, WriteResult
 from controllers.node_limits import BrakeLatch, HeatLimit
 from facility.config import AgentConfig
-from facility.wire import GpuIdentity
+from facility.wire import GpuApplied, GpuIdentity
 
 
 class Gpu:
@@ -75,6 +75,8 @@ class NodeView:
         for uuid, gpu in self.gpus.items():
             if gpu.lock.told_cause in UNCONTROLLABLE:
                 return f"{gpu.lock.told_cause}: GPU {uuid} refuses a ceiling"
+            if gpu.lock.is_ignored:
+                return f"{DRIFT_CAUSE}: GPU {uuid} accepts ceilings and runs above them"
         return ""
 
     def see(
@@ -154,15 +156,8 @@ class NodeView:
             return
         if sample.fast is not None:
             self.brake.observe_fast(sample.uuid, sample.fast, sample.at_s)
-            if gpu.lock.watch(sample.fast.sm_clock_mhz, sample.at_s):
-                self._events.say(
-                    "lock-drifted",
-                    f"{sample.fast.sm_clock_mhz} MHz is above the ceiling of"
-                    f" {gpu.lock.requested_mhz} MHz: the ceiling is asked for again",
-                    now_s,
-                    subject=sample.uuid,
-                    severity="warning",
-                )
+        if sample.seen is not None:
+            self._see_effect(gpu, sample.seen, sample, now_s)
         if sample.medium is not None:
             self.brake.observe_medium(sample.medium, sample.at_s)
             gpu.heat.observe(
@@ -172,6 +167,26 @@ class NodeView:
                 wanted_mhz=cold_target_mhz(sample.uuid, now_s),
                 floor_mhz=self.config.brake_ceiling_mhz,
                 margin_c_min=self.config.margin_c_min,
+            )
+
+    def _see_effect(self, gpu: Gpu, seen: GpuApplied, sample: GpuSample, now_s: float) -> None:
+        before = gpu.lock.told_cause
+        if gpu.lock.watch(seen, sample.at_s):
+            self._events.say(
+                "lock-drifted",
+                f"{seen.observed_mhz} MHz is above the ceiling of {seen.requested_mhz} MHz:"
+                " the ceiling is asked for again",
+                now_s,
+                subject=sample.uuid,
+                severity="critical" if gpu.lock.is_ignored else "warning",
+            )
+        elif gpu.lock.told_cause not in ("", before, DRIFT_CAUSE):
+            self._events.say(
+                "gpu-limited",
+                f"the GPU runs at {seen.observed_mhz} MHz: {seen.cause}",
+                now_s,
+                subject=sample.uuid,
+                severity="warning",
             )
 
     def _see_result(self, result: WriteResult, now_s: float) -> None:

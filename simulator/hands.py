@@ -22,7 +22,16 @@ from controllers.node_hands import (
     WriteResult,
     read_gpu,
 )
-from facility.ports import DriverLost, GpuError, GpuHost, GpuPort, NodeSensorPort
+from facility.ports import (
+    DriverLost,
+    FastReading,
+    GpuError,
+    GpuHost,
+    GpuPort,
+    MediumReading,
+    NodeSensorPort,
+    SlowReading,
+)
 from facility.wire import GpuApplied, GpuIdentity
 
 REOPEN_S: Final = 1.0
@@ -36,9 +45,35 @@ class PlainWriter:
         """Write through `port` on the clock grid of `identity`."""
         self._port = port
         self._clocks_mhz = identity.clocks_mhz
+        self._last = GpuApplied(requested_mhz=0)
 
     def write(self, ceiling_mhz: int) -> GpuApplied:
         """Lock to the highest supported clock within `ceiling_mhz`; 0 lifts the lock."""
+        self._last = applied = self._write(ceiling_mhz)
+        return applied
+
+    def verify(
+        self,
+        now_s: float,  # noqa: ARG002 - a writer that compares needs it
+        fast: FastReading,
+        medium: MediumReading | None = None,  # noqa: ARG002
+        slow: SlowReading | None = None,  # noqa: ARG002
+    ) -> GpuApplied:
+        """The last result with the clock seen."""
+        last = self._last
+        return GpuApplied(
+            requested_mhz=last.requested_mhz,
+            accepted_mhz=last.accepted_mhz,
+            observed_mhz=fast.sm_clock_mhz,
+            cause=last.cause,
+        )
+
+    def hung(self) -> GpuApplied:
+        """Never happens without threads; the word is kept all the same."""
+        self._last = GpuApplied(requested_mhz=self._last.requested_mhz, cause="hung")
+        return self._last
+
+    def _write(self, ceiling_mhz: int) -> GpuApplied:
         clocks_mhz = self._clocks_mhz or (ceiling_mhz,)
         granted_mhz = clocks_mhz[max(bisect.bisect_right(clocks_mhz, ceiling_mhz) - 1, 0)]
         try:
@@ -122,7 +157,7 @@ class InlineHands:
         samples = []
         for uuid, port in self._ports.items():
             try:
-                samples.append(read_gpu(port, uuid, due, now_s))
+                samples.append(read_gpu(port, self._writers[uuid], uuid, due, now_s))
                 self._sight.saw(uuid)
             except DriverLost as error:
                 self._lose(error)
