@@ -201,9 +201,14 @@ def _node_model(safe_ceiling_mhz: int) -> NodeModel:
 
 
 def _safe_ceiling_mhz(nodes: int, feed_w: float) -> int:
-    """The highest ceiling that fits the surviving feed with room; the lowest when none does."""
+    """The highest ceiling that fits the tightest state with room; the lowest when none does.
+
+    The tightest state is one feed alone, or, in a row that is hardly oversold, an aisle without
+    its air handler.
+    """
     model = _node_model(345)
-    gpus_w = (feed_w * SAFE_ROOM_RATIO / nodes - model.overhead_w) / model.gpu_power_factor
+    node_w = SAFE_ROOM_RATIO * min(feed_w / nodes, ZONE_RATIO * ZONE_LOST_RATIO * model.power_w_max)
+    gpus_w = (node_w - model.overhead_w) / model.gpu_power_factor
     return model.gpu.ceiling_mhz_for(gpus_w / model.gpu_count)
 
 
