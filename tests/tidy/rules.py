@@ -83,6 +83,7 @@ MODULES_OF: Final = {
     "pyyaml": ("yaml",),
     "aiomqtt": ("aiomqtt", "paho"),
     "fastapi": ("fastapi", "starlette"),
+    "influxdb-client": ("influxdb_client", "urllib3"),
     "scikit-learn": ("sklearn",),
 }
 """Distributions whose modules have other names, or that show a library underneath them."""
