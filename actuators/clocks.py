@@ -108,7 +108,7 @@ class ClockActuator:
         """Keep the result of a write, unless a later one overtook it while it hung."""
         if number == self._writes_count:
             self._last = applied
-        else:
+        elif applied.accepted_mhz is not None:
             # Which of the two locks the hardware holds is unknown until the next write.
             requested_mhz = self._last.requested_mhz
             self._last = GpuApplied(requested_mhz=requested_mhz, cause="hung")
@@ -231,7 +231,7 @@ class Limiters:
         `medium` and `slow` are None when they were not due; what they last said still holds.
         """
         braked = _has_risen(self._brake_s, fast.brake_s)
-        self._brake_s = fast.brake_s
+        self._brake_s = self._brake_s if fast.brake_s is None else fast.brake_s
         if medium is not None:
             self._medium_cause = self._cause_of(medium)
         if slow is not None:
@@ -242,7 +242,8 @@ class Limiters:
 
     def _cause_of(self, medium: MediumReading) -> str:
         hot = _has_risen(self._thermal_s, medium.thermal_throttle_s)
-        self._thermal_s = medium.thermal_throttle_s
+        if medium.thermal_throttle_s is not None:
+            self._thermal_s = medium.thermal_throttle_s
         bits = medium.event_reasons
         self._slow_samples_count = self._slow_samples_count + 1 if bits & HW_SLOWDOWN else 0
         if bits & POWER_BRAKE:

@@ -228,7 +228,8 @@ class NvmlGpu:
         Raises:
             GpuError: the call failed, or a field says that the GPU or the driver is lost.
         """
-        asked = self._fields[group]
+        # In pairs with the scope, 0 for the GPU: the binding takes an exception per bare number.
+        asked = [(field, 0) for field in self._fields[group]]
         values = self._optional("nvmlDeviceGetFieldValues", asked) if asked else None
         found: dict[int, float] = {}
         for value in values or ():

@@ -154,7 +154,7 @@ class FakeNvml:
         c: float | None = None,
     ) -> None:
         """Set intensity `a`, bandwidth use `m` and live context `c`, each 0 to 1."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.load.intensity = one.load.intensity if a is None else a
                 one.load.bandwidth = one.load.bandwidth if m is None else m
@@ -162,13 +162,13 @@ class FakeNvml:
 
     def air(self, gpu: int | None, *, temperature_c: float, airflow_ratio: float = 1.0) -> None:
         """Set the air that reaches the heat sink."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.load.air_c, one.load.airflow_ratio = temperature_c, airflow_ratio
 
     def heat(self, gpu: int | None, *, temperature_c: float) -> None:
         """Put die and sink at a temperature; physics goes on from there."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.plant.die_c = one.plant.sink_c = temperature_c
                 one.plant.memory_c = temperature_c + one.constants.memory_rise_c
@@ -184,14 +184,14 @@ class FakeNvml:
         names = [name for name in self._calls if _matches(name, call)]
         if not names:
             raise ValueError(f"the fake library has no call {call!r}: {', '.join(self._calls)}")
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 for name in names:
                     one.faults.call_error[self._calls.index(name)] = code
 
     def refuse_field(self, gpu: int | None, field: int, code: int) -> None:
         """Let one field value return `code`."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.field_error[field] = code
 
@@ -210,69 +210,69 @@ class FakeNvml:
     def hang(self, gpu: int | None, *, reads_s: float = 0.0, writes_s: float = 0.0) -> None:
         """Let calls of a group block, from now on for so many seconds; 0 ends it at once."""
         now_ns = _monotonic_ns()
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.reads_hang_until_ns = now_ns + int(reads_s * 1e9)
                 one.faults.writes_hang_until_ns = now_ns + int(writes_s * 1e9)
 
     def ignore_locks(self, gpu: int | None) -> None:
         """Let locks succeed without effect."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.locks_ignored = 1
 
     def unlock_behind(self, gpu: int | None) -> None:
         """Lift the lock as another program would: no write of ours is counted."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.plant.next_mhz_min = one.constants.clock_mhz_min
                 one.plant.next_mhz_max = one.constants.clock_mhz_max
 
     def clamp(self, gpu: int | None, *, clock_mhz: float) -> None:
         """Hold the clock at or below a value whatever is locked, without a word."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.clamp_mhz = clock_mhz
 
     def limit(self, gpu: int | None, *, foreign_w: float) -> None:
         """Let somebody else limit power; 0 lifts it."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.foreign_limit_w = foreign_w
 
     def brake(self, gpu: int | None, *, on: bool) -> None:
         """Assert or release the power brake pin."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.brake = int(on)
 
     def mig(self, gpu: int | None, *, on: bool) -> None:
         """Switch multi-instance mode."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.mig = int(on)
 
     def recovery(self, gpu: int | None, *, action: int) -> None:
         """Set what the driver advises: 0 none, 1 GPU reset, 2 node reboot, 4 drain and reset."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.recovery_action = action
 
     def blank(self, gpu: int | None, field: int, value: int) -> None:
         """Let a field report a blank value as if it were a number; field 0 ends it."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.blank_field, one.faults.blank_value = field, value
 
     def latency(self, gpu: int | None, *, write_s: float, settle_s: float) -> None:
         """Set how long a clock write takes, and the clock after it."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 one.faults.write_s, one.faults.settle_s = write_s, settle_s
 
     def heal(self, gpu: int | None = None) -> None:
         """End every fault; latencies, load and heat stay."""
-        with self._held(gpu) as gpus:
+        with self.held(gpu) as gpus:
             for one in gpus:
                 kept = one.faults.write_s, one.faults.settle_s
                 ctypes.memset(ctypes.addressof(one.faults), 0, ctypes.sizeof(Faults))
@@ -296,7 +296,7 @@ class FakeNvml:
 
     def truth(self, gpu: int) -> Truth:
         """What is really so on one GPU, now."""
-        with self._held(gpu) as (one,):
+        with self.held(gpu) as (one,):
             plant = one.plant
             last = (plant.writes_count - 1) % WRITES_KEPT
             return Truth(
@@ -320,7 +320,7 @@ class FakeNvml:
 
     def writes(self, gpu: int) -> list[LockWrite]:
         """The last accepted writes to one GPU, oldest first, at most 64."""
-        with self._held(gpu) as (one,):
+        with self.held(gpu) as (one,):
             count = one.plant.writes_count
             kept = [
                 one.plant.writes[number % WRITES_KEPT]
@@ -336,15 +336,9 @@ class FakeNvml:
 
     # ------------------------------------------------------------------------------------------
 
-    def _call_names(self) -> list[str]:
-        names: list[str] = []
-        while (name := self._library.fake_nvml_call_name(len(names))) is not None:
-            names.append(name.decode())
-        return names
-
     @contextlib.contextmanager
-    def _held(self, gpu: int | None) -> Iterator[list[Gpu]]:
-        """The page locked and up to date, and the GPUs meant."""
+    def held(self, gpu: int | None) -> Iterator[list[Gpu]]:
+        """The page locked and up to date, and the GPUs meant: every client waits meanwhile."""
         count = self.gpu_count
         if gpu is not None and not 0 <= gpu < count:
             raise ValueError(f"there is no GPU {gpu}: 0 to {count - 1}")
@@ -353,6 +347,12 @@ class FakeNvml:
             yield [self._state.gpus[index] for index in (range(count) if gpu is None else (gpu,))]
         finally:
             self._library.fake_nvml_let_go(self._at)
+
+    def _call_names(self) -> list[str]:
+        names: list[str] = []
+        while (name := self._library.fake_nvml_call_name(len(names))) is not None:
+            names.append(name.decode())
+        return names
 
 
 def _matches(name: str, pattern: str) -> bool:
