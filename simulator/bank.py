@@ -83,9 +83,15 @@ class GpuBank:
     """
 
     def __init__(
-        self, parts: Sequence[GpuConstants], node_of: IntArray, rng: np.random.Generator
+        self,
+        parts: Sequence[GpuConstants],
+        node_of: IntArray,
+        rng: np.random.Generator,
+        *,
+        ignored_ratio: float = IGNORED_RATIO,
     ) -> None:
-        """Draw the spread between boards; nothing runs yet."""
+        """Draw the spread between boards; a share `ignored_ratio` of locks is not honoured."""
+        self._ignored_ratio = ignored_ratio
         self.parts = tuple(parts)
         self.node_of = node_of
         self.starts = np.flatnonzero(np.diff(node_of, prepend=-1)).astype(np.int64)
@@ -174,7 +180,7 @@ class GpuBank:
 
         The newest request wins. A part that ignores locks accepts it all the same.
         """
-        if self.ignores_locks[gpu] or self._rng.random() < IGNORED_RATIO:
+        if self.ignores_locks[gpu] or self._rng.random() < self._ignored_ratio:
             return
         part = self.parts[gpu]
         inside = min(max(ceiling_mhz, part.clock_mhz_min), part.clock_mhz_max)

@@ -20,7 +20,7 @@ BoolArray = NDArray[np.bool_]
 class Dispatcher:
     """Endpoints of every service with their weights; one endpoint per node.
 
-    `weight` is of shape (nodes,); zero means drained. `priorities` are those of the services.
+    `weight` is of shape (nodes,); 0 means drained. `priorities` are those of the services.
     """
 
     def __init__(self, site: Site) -> None:
@@ -40,16 +40,22 @@ class Dispatcher:
         self.shares = counts / max(counts.sum(), 1.0)
         self._steps = np.cumsum(self.shares)
         self.weight = np.ones(len(nodes))
+        self._up = np.ones(len(nodes), dtype=np.bool_)
+        self._price = [np.ones(len(endpoints)) for endpoints in self._endpoints]
         self._until_s: dict[int, float] = {}
 
+    def set_up(self, up: BoolArray) -> None:
+        """Health checks: which endpoints answer, shape (nodes,)."""
+        self._up = up.copy()
+        self._reprice()
+
+    def _reprice(self) -> None:
+        """What one request's load costs at each endpoint: 1 / weight, infinite for none."""
+        with np.errstate(divide="ignore"):
+            self._price = [1.0 / (self.weight[e] * self._up[e]) for e in self._endpoints]
+
     def assign(
-        self,
-        count: int,
-        *,
-        load: FloatArray,
-        room: FloatArray,
-        up: BoolArray,
-        rng: np.random.Generator,
+        self, count: int, *, load: FloatArray, load_max: float, rng: np.random.Generator
     ) -> tuple[IntArray, IntArray]:
         """Draw a service for each of `count` requests, and choose its node; -1 where none has room.
 
@@ -61,30 +67,31 @@ class Dispatcher:
         draws = rng.random(count)
         service = np.minimum(self._steps.searchsorted(draws, "right"), len(self.services) - 1)
         node = np.full(count, -1)
-        for place, endpoints in enumerate(self._endpoints):
-            mine = np.flatnonzero(service == place)
+        for place in range(len(self.services)):
+            mine = (service == place).nonzero()[0]
             if len(mine):
-                node[mine] = self._choose(len(mine), endpoints, load, room, up)
+                node[mine] = self._choose(len(mine), place, load, load_max)
         return service, node
 
-    def _choose(
-        self, count: int, endpoints: IntArray, load: FloatArray, room: FloatArray, up: BoolArray
-    ) -> IntArray:
+    def _choose(self, count: int, service: int, load: FloatArray, load_max: float) -> IntArray:
         """One request after the other to where (load + 1) / weight is least.
 
         The j-th request more at an endpoint costs (load + j) / weight, which only grows: taking
         the least cost again and again is taking the `count` least of all costs.
         """
-        weight = self.weight[endpoints] * up[endpoints]
-        each = 2 + 2 * count // max(int(np.count_nonzero(weight)), 1)
-        extra = np.arange(1.0, each + 1.0)
-        with np.errstate(divide="ignore"):
-            cost = (load[endpoints][:, None] + extra) / weight[:, None]
-        cost[extra > room[endpoints][:, None]] = np.inf
+        endpoints, price = self._endpoints[service], self._price[service]
+        open_count = int(np.count_nonzero(price < np.inf))
+        if open_count == 0:
+            return np.full(count, -1)
+        each = 2 + 2 * count // open_count
+        after = load[endpoints][:, None] + np.arange(1.0, each + 1.0)
+        cost = after * price[:, None]
+        if after[:, -1].max() > load_max:
+            cost[after > load_max] = np.inf
         flat = cost.ravel()
-        best = np.argsort(flat, kind="stable")[:count]
+        best = flat.argsort(kind="stable")[:count]
         chosen = np.full(count, -1)
-        chosen[: len(best)] = np.where(np.isfinite(flat[best]), endpoints[best // each], -1)
+        chosen[: len(best)] = np.where(flat[best] < np.inf, endpoints[best // each], -1)
         return chosen
 
     def apply(self, routing: Routing, now_s: float) -> list[str]:
@@ -99,6 +106,7 @@ class Dispatcher:
                 weight = 0.0 if route.drain else route.weight_ratio
                 self.weight[self._names[route.endpoint]] = weight
         self._until_s[self.services.index(routing.service)] = now_s + routing.valid_s
+        self._reprice()
         return refused
 
     def expire(self, now_s: float) -> None:
@@ -107,3 +115,4 @@ class Dispatcher:
             if now_s > until_s:
                 self.weight[self._endpoints[service]] = 1.0
                 del self._until_s[service]
+                self._reprice()

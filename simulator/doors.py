@@ -162,6 +162,37 @@ class SimulatedHost:
         """Nothing is held."""
 
 
+def simulated_host(
+    name: str,
+    *,
+    bank: GpuBank,
+    gpus: range,
+    node: NodeState,
+    view: Callable[[], View],
+    clock: Callable[[], float],
+) -> SimulatedHost:
+    """The driver of node `name`, whose GPUs are places `gpus` of the bank."""
+    ports = []
+    for rank, index in enumerate(gpus):
+        part = bank.parts[index]
+        identity = GpuIdentity(
+            uuid=f"GPU-{name}-{rank}",
+            index=rank,
+            model=part.name,
+            pci_bus_id=f"00000000:{0x10 + rank:02X}:00.0",
+            clocks_mhz=part.clocks_mhz,
+            power_limit_w_min=part.power_limit_w_min,
+            power_limit_w_max=part.power_limit_w,
+            power_limit_w_default=part.power_limit_w,
+        )
+        ports.append(
+            SimulatedGpu(
+                bank=bank, index=index, identity=identity, node=node, view=view, clock=clock
+            )
+        )
+    return SimulatedHost(ports, node)
+
+
 class SimulatedSensors:
     """One node's chassis as a `NodeSensorPort`."""
 

@@ -64,7 +64,8 @@ class PowerTree:
     """Loads, capacities in force and protections of every domain, in the site's order.
 
     A protection sums dt / patience while its domain is over capacity, and trips when the sum
-    reaches one; below capacity the sum decays. No patience means it trips at once.
+    reaches one; below capacity the sum decays. No patience means it trips at once. `zone_ratio`
+    is the share of each zone's cooling that is left.
     """
 
     def __init__(self, site: Site) -> None:
@@ -88,7 +89,7 @@ class PowerTree:
         self._nodes = {name: place for place, name in enumerate(site.nodes)}
         self._electrical = np.array([not domain.is_zone for domain in self._domains])
         self._zone_rows = [i for i, domain in enumerate(self._domains) if domain.is_zone]
-        self._upper = np.array([domain.kind in ("feed", "row") for domain in self._domains])
+        self._upper = [i for i, item in enumerate(self._domains) if item.kind in ("feed", "row")]
         self._zone_full_w = np.array([self._domains[i].capacity_w for i in self._zone_rows])
         self.active: frozenset[str] = frozenset()
         self.tripped: dict[str, Trip] = {}
@@ -121,12 +122,7 @@ class PowerTree:
                 self.shares[row, self._nodes[node]] = share
         self.fed = self.shares[self._electrical].any(axis=0)
         self.capacity_w = np.array([self._site.capacity_w(name, active) for name in self.names])
-
-    @property
-    def zone_ratio(self) -> FloatArray:
-        """The share of each zone's cooling that is left, shape (zones,)."""
-        left: FloatArray = self.capacity_w[self._zone_rows] / self._zone_full_w
-        return left
+        self.zone_ratio = self.capacity_w[self._zone_rows] / self._zone_full_w
 
     def step(
         self, *, at_s: float, dt_s: float, node_power_w: FloatArray, armed: bool = True
@@ -137,7 +133,7 @@ class PowerTree:
         """
         self.power_w = self.shares @ node_power_w
         self.load_ratio = self.power_w / np.maximum(self.capacity_w, 1e-9)
-        self.row_load_ratio = float(self.load_ratio.max(initial=0.0, where=self._upper))
+        self.row_load_ratio = max(self.load_ratio.take(self._upper).tolist(), default=0.0)
         over = (self.load_ratio > 1.0) & self._electrical
         self.any_over = bool(over.any())
         if not armed:

@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facility.topology import Site
-from facility.wire import GpuIdentity
 from simulator.bank import GpuBank
 from simulator.doors import (
     ChassisView,
     NodeState,
-    SimulatedGpu,
     SimulatedHost,
     SimulatedRouter,
     SimulatedSensors,
+    simulated_host,
 )
 from simulator.electrical import NodePower, PowerTree
 from simulator.gpu import part_named
 from simulator.latency import LatencyBook
+from simulator.lifecycle import Lifecycle
 from simulator.serving import Engine, Engines
 from simulator.thermal import Heat, ZoneAir
 from simulator.trace import Load, Trace, built_in_trace
@@ -66,6 +66,7 @@ class PlantSettings:
     boot_s: float = 120.0
     engine: Engine = field(default_factory=Engine)
     opaque_intensity: float = 0.5
+    lock_ignored_ratio: float = 0.001
     node_meter: bool = True
     meter_spread: float = 0.03
     meter_lag_s: float = 1.0
@@ -93,7 +94,9 @@ class Plant:
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         node_parts = [part_named(node.model.gpu.name) for node in self._nodes]
         parts = [node_parts[place] for place in self._node_of.tolist()]
-        self.bank = GpuBank(parts, self._node_of, boards)
+        self.bank = GpuBank(
+            parts, self._node_of, boards, ignored_ratio=self.settings.lock_ignored_ratio
+        )
         self.heat = Heat(parts, self._node_of, self._zone_air(), air)
         self.tree = PowerTree(site)
         self._node_power = NodePower(site)
@@ -141,15 +144,20 @@ class Plant:
         self.now_s = 0.0
         self._begin_s = 0.0
         self._steps = 0
-        self._cut = np.zeros(count, dtype=np.bool_)
-        self._dark = np.zeros(count, dtype=np.bool_)
-        self._boots_s = np.full(count, np.inf)
+        self._life = Lifecycle(count, boot_s=self.settings.boot_s)
         self.node_power_w = np.zeros(count)
         self._meter_w = np.zeros(count)
         self._chassis: ChassisView | None = None
         self._states = [NodeState() for _ in self._nodes]
         self._hosts = {
-            node.name: SimulatedHost(self._gpus(place), self._states[place])
+            node.name: simulated_host(
+                node.name,
+                bank=self.bank,
+                gpus=range(int(self._starts[place]), int(self._starts[place + 1])),
+                node=self._states[place],
+                view=lambda: self.bank.view(self.heat.die_c, self.heat.memory_c),
+                clock=lambda: self.now_s,
+            )
             for place, node in enumerate(self._nodes)
         }
         self._sensors = {
@@ -162,33 +170,6 @@ class Plant:
             for place, node in enumerate(self._nodes)
         }
         self._router = SimulatedRouter(self.engines.dispatcher, lambda: self.now_s)
-
-    def _gpus(self, place: int) -> list[SimulatedGpu]:
-        start = int(self._starts[place])
-        gpus = []
-        for rank in range(self._nodes[place].model.gpu_count):
-            part = self.bank.parts[start + rank]
-            identity = GpuIdentity(
-                uuid=f"GPU-{self._nodes[place].name}-{rank}",
-                index=rank,
-                model=part.name,
-                pci_bus_id=f"00000000:{0x10 + rank:02X}:00.0",
-                clocks_mhz=part.clocks_mhz,
-                power_limit_w_min=part.power_limit_w_min,
-                power_limit_w_max=part.power_limit_w,
-                power_limit_w_default=part.power_limit_w,
-            )
-            gpus.append(
-                SimulatedGpu(
-                    bank=self.bank,
-                    index=start + rank,
-                    identity=identity,
-                    node=self._states[place],
-                    view=lambda: self.bank.view(self.heat.die_c, self.heat.memory_c),
-                    clock=lambda: self.now_s,
-                )
-            )
-        return gpus
 
     def _chassis_view(self) -> ChassisView:
         if self._chassis is None:
@@ -249,7 +230,7 @@ class Plant:
             fan_ratio=self.heat.fan_ratio,
             busy=self.engines.busy,
         )
-        self.node_power_w = power_w * ~self._dark
+        self.node_power_w = power_w * ~self._life.dark
         self._meter_w += self._meter_follows * (
             self.node_power_w * self._meter_gain - self._meter_w
         )
@@ -289,24 +270,17 @@ class Plant:
 
     def _feed(self) -> None:
         """Nodes that nothing feeds go dark; nodes that are fed again are back after a boot."""
-        fed = self.tree.fed & ~self._cut
-        falling = ~fed & ~self._dark
+        falling = self._life.feed(self.tree.fed, self.now_s)
         if falling.any():
             self.engines.take_down(falling)
             self.bank.forget_locks(falling[self._node_of])
-        self._dark |= ~fed
-        self._boots_s[~fed] = np.inf
-        rising = fed & self._dark & np.isinf(self._boots_s)
-        self._boots_s[rising] = self.now_s + self.settings.boot_s
         self._tell_nodes()
 
     def _look_after_nodes(self) -> None:
         """Boots that are over; and a tensor-parallel engine does not outlive any of its GPUs."""
-        if self._dark.any():
-            up = self._dark & (self._boots_s <= self.now_s)
+        if self._life.dark.any():
+            up = self._life.booted(self.now_s)
             if up.any():
-                self._dark &= ~up
-                self._boots_s[up] = np.inf
                 self.bank.lost[up[self._node_of]] = False
                 self.engines.bring_up(up)
                 self._tell_nodes()
@@ -316,8 +290,8 @@ class Plant:
                 self.engines.take_down(crippled)
 
     def _tell_nodes(self) -> None:
-        self.bank.powered = (~self._dark[self._node_of]).astype(np.float64)
-        for state, dark in zip(self._states, self._dark.tolist(), strict=True):
+        self.bank.powered = (~self._life.dark[self._node_of]).astype(np.float64)
+        for state, dark in zip(self._states, self._life.dark.tolist(), strict=True):
             state.driver_up = not dark
 
     def begin(self, contingency: str) -> None:
@@ -365,7 +339,7 @@ class Plant:
 
     def darken(self, node: str, *, on: bool = True) -> None:
         """Fault: a node loses power whatever feeds it; off again, it boots."""
-        self._cut[self._places[self._known(node)]] = on
+        self._life.cut[self._places[self._known(node)]] = on
         self._feed()
 
     def truth(self) -> PlantTruth:
@@ -408,7 +382,7 @@ class Plant:
                 inlet_temperature_c=inlet_c[place],
                 gpu_temperature_c_max=hottest_c[place],
                 clock_mhz_mean=clock_mhz[place],
-                dark=bool(self._dark[place]),
+                dark=bool(self._life.dark[place]),
                 batch=int(self.engines.batch[place]),
                 queued=queued[place],
             )

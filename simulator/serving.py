@@ -52,7 +52,7 @@ class Engine:
     bandwidth_knee: float = 0.55  # from memory
     sequence_s: float = 8e-5  # assumption: slope of ML.ENERGY's 405B on 8 H100, scaled
     batch_max: int = 128
-    queue_max: int = 512
+    queue_max: int = 512  # requests at one engine, its batch included
     chunk_tokens: float = 2048.0  # usual chunk of chunked prefill                   from memory
     prefill_share_max: float = 0.80  # a 2048-token chunk beside a decode step, by time
     prefill_intensity: float = 0.95  # assumption, times T / (T + half)
@@ -104,6 +104,7 @@ class Engines:
         self._prefill_rate = peak / REFERENCE_FLOP_PER_S
         self._bytes_per_s = gpus * np.array([part.memory_byte_per_s for part in parts])
         self._opaque = np.array([node.service is None for node in nodes]) * opaque_intensity
+        self._has_opaque = bool((self._opaque > 0.0).any())
         self._tokens_per_s = engine.chunk_tokens / float(
             engine.prefill_s(np.array([engine.chunk_tokens]), REFERENCE_FLOP_PER_S)[0]
         )
@@ -127,7 +128,7 @@ class Engines:
         if count == 0:
             return
         service, node = self.dispatcher.assign(
-            count, load=self.load, room=self.engine.queue_max - self.load, up=self.up, rng=rng
+            count, load=self.load, load_max=self.engine.queue_max, rng=rng
         )
         priority = self._priority[service]
         self.arrived += np.bincount(priority, minlength=len(self.arrived))
@@ -211,18 +212,15 @@ class Engines:
         decode = np.minimum(decode * full_s / (step_s * speed[DECODE]), 1.0) * decoding
         bandwidth = read_bytes / (self._bytes_per_s * step_s) * decoding
         self.busy = np.where(decoding, 1.0, share) * self.up
-        opaque = self._opaque > 0.0
-        return Demand(
-            intensity=np.stack([prefill, np.where(opaque, self._opaque, decode)]) * self.up,
-            bandwidth=np.stack(
-                [
-                    np.full(self._count, engine.prefill_bandwidth),
-                    np.where(opaque, OPAQUE_BANDWIDTH, bandwidth),
-                ]
-            )
-            * self.up,
-            prefill_share=share,
-        )
+        if self._has_opaque:
+            decode = np.where(self._opaque > 0.0, self._opaque, decode)
+            bandwidth = np.where(self._opaque > 0.0, OPAQUE_BANDWIDTH, bandwidth)
+        demand = Demand(np.empty((2, self._count)), np.empty((2, self._count)), share)
+        demand.intensity[PREFILL], demand.intensity[DECODE] = prefill, decode
+        demand.bandwidth[PREFILL], demand.bandwidth[DECODE] = engine.prefill_bandwidth, bandwidth
+        demand.intensity *= self.up
+        demand.bandwidth *= self.up
+        return demand
 
     def _advance(self, at_s: float, dt_s: float, prefill_s: FloatArray, tokens: FloatArray) -> None:
         """Move both counters on and handle the requests whose mark they pass."""
@@ -296,12 +294,14 @@ class Engines:
             self.lost += np.bincount(self.requests.priority[rows], minlength=len(self.lost))
             self._leave(rows, self.requests.node[rows])
         self.up &= ~nodes
+        self.dispatcher.set_up(self.up)
         self._tail[nodes] = self.requests.prefilled_s[nodes]
         self.batch[nodes] = self.load[nodes] = self._key_tokens[nodes] = 0.0
 
     def bring_up(self, nodes: BoolArray) -> None:
         """Engines are ready again, empty."""
         self.up |= nodes
+        self.dispatcher.set_up(self.up)
 
     def forget_counts(self) -> None:
         """Count anew from here; requests that are already there have arrived here."""

@@ -73,6 +73,7 @@ class Heat:
         self._rear = 1.0 - self._front
         self._die_k_per_w = np.array([part.die_sink_k_per_w for part in parts])
         self._die_j_per_k = np.array([part.die_j_per_k for part in parts])
+        self._keeps_for_s, self._keeps = 0.0, np.ones(count)
         self._sink_j_per_k = np.array([part.sink_j_per_k for part in parts])
         spread = 1.0 + rng.uniform(-SINK_SPREAD, SINK_SPREAD, count)
         self._sink_k_per_w = np.array([part.sink_air_k_per_w for part in parts]) * spread
@@ -146,11 +147,18 @@ class Heat:
         air_c = self.inlet_c.take(self._node_of) + self._rear * preheat_k.take(self._node_of)
         breeze = (self.fan_ratio / NOMINAL_FAN_RATIO) ** -0.8
         to_air_k_per_w = self._sink_k_per_w * breeze.take(self._node_of)
-        settle = 1.0 - np.exp(-dt_s / (self._die_k_per_w * self._die_j_per_k))
         to_sink_w = (self.die_c - self.sink_c) / self._die_k_per_w
-        self.die_c += (self.sink_c + power_w * self._die_k_per_w - self.die_c) * settle
+        settled_c = self.sink_c + power_w * self._die_k_per_w
+        self.die_c = settled_c + (self.die_c - settled_c) * self._die_keeps(dt_s)
         to_air_w = (self.sink_c - air_c) / to_air_k_per_w
         self.sink_c += (to_sink_w - to_air_w) * dt_s / self._sink_j_per_k
+
+    def _die_keeps(self, dt_s: float) -> FloatArray:
+        """What is left of a die's distance from its settled temperature after `dt_s`."""
+        if dt_s != self._keeps_for_s:
+            self._keeps_for_s = dt_s
+            self._keeps = np.exp(-dt_s / (self._die_k_per_w * self._die_j_per_k))
+        return self._keeps
 
     def _fans(self, dt_s: float) -> None:
         hottest_c = np.maximum.reduceat(self.die_c, self._starts)
