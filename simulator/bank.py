@@ -125,11 +125,11 @@ class GpuBank:
         self.context_w = self._of("context_power_w")
         self.memory_w = self._of("memory_power_w")
         self.movement_w = self._of("movement_power_w")
-        self.max_operating_c = self._of("temperature_c_max_operating")
-        self.slowdown_c = self._of("temperature_c_slowdown")
-        self.shutdown_c = self._of("temperature_c_shutdown")
-        self._idle = self._index(self._of("clock_mhz_idle"))
-        self._brake = self._index(self._of("clock_mhz_brake"))
+        self.max_operating_c = self._of("operating_temperature_c_max")
+        self.slowdown_c = self._of("slowdown_temperature_c")
+        self.shutdown_c = self._of("shutdown_temperature_c")
+        self._idle = self._index(self._of("idle_clock_mhz"))
+        self._brake = self._index(self._of("brake_clock_mhz"))
         self._half = (self._low + self._high) // 2
 
     def _state(self) -> None:
@@ -220,18 +220,18 @@ class GpuBank:
         share = demand.prefill_share.take(self.node_of)
         intensity = demand.intensity.take(self.node_of, axis=1)
         bandwidth = demand.bandwidth.take(self.node_of, axis=1)
-        fixed = self._fixed_w(temperature_c) + self.memory_w * bandwidth
-        by_clock = self.context_w + self.compute_w * intensity
-        by_voltage = self.movement_w * bandwidth
+        fixed_w = self._fixed_w(temperature_c) + self.memory_w * bandwidth
+        by_clock_w = self.context_w + self.compute_w * intensity
+        by_voltage_w = self.movement_w * bandwidth
         index = np.minimum(allowed, self._cap)
-        power = fixed + by_clock * self._phi.take(index) + by_voltage * self._v2.take(index)
-        over = power > self.limit_w
+        power_w = fixed_w + by_clock_w * self._phi.take(index) + by_voltage_w * self._v2.take(index)
+        over = power_w > self.limit_w
         if over.any():
-            self._pull_down(over, index, power, fixed, by_clock, by_voltage)
+            self._pull_down(over, index, power_w, fixed_w, by_clock_w, by_voltage_w)
         rise = max(1, round(POWER_RISE_STEPS_PER_S * dt_s))
-        has_room = power < POWER_ROOM_RATIO * self.limit_w
+        has_room = power_w < POWER_ROOM_RATIO * self.limit_w
         np.minimum(self._cap + rise * has_room, self._high, out=self._cap)
-        self._publish(dt_s, share, index, power)
+        self._publish(dt_s, share, index, power_w)
         self._throttling(at_s, dt_s, share, index < allowed)
         hbm = bandwidth[DECODE] + share * (bandwidth[PREFILL] - bandwidth[DECODE])
         self.memory_power_now_w = self.memory_w * hbm * self.powered
@@ -275,10 +275,10 @@ class GpuBank:
         self,
         over: BoolArray,
         index: IntArray,
-        power: FloatArray,
-        fixed: FloatArray,
-        by_clock: FloatArray,
-        by_voltage: FloatArray,
+        power_w: FloatArray,
+        fixed_w: FloatArray,
+        by_clock_w: FloatArray,
+        by_voltage_w: FloatArray,
     ) -> None:
         """The part's power-cap loop, settled: it moves in 10-20 ms, well inside a step.
 
@@ -288,28 +288,30 @@ class GpuBank:
         rows, gpus = np.nonzero(over)
         for _ in range(PULL_DOWN_ROUNDS):
             at = index[rows, gpus]
-            clock_w, voltage_w = by_clock[rows, gpus], by_voltage[rows, gpus]
+            clock_w, voltage_w = by_clock_w[rows, gpus], by_voltage_w[rows, gpus]
             below = np.maximum(at - 1, self._low[gpus])
             slope = clock_w * (self._phi[at] - self._phi[below])
             slope += voltage_w * (self._v2[at] - self._v2[below])
-            excess = power[rows, gpus] - self.limit_w[gpus]
+            excess = power_w[rows, gpus] - self.limit_w[gpus]
             steps = np.ceil(excess / np.maximum(slope, 0.1)).astype(np.int64)
             at = np.maximum(at - steps, self._low[gpus])
-            now = fixed[rows, gpus] + clock_w * self._phi[at] + voltage_w * self._v2[at]
-            index[rows, gpus], power[rows, gpus] = at, now
+            now = fixed_w[rows, gpus] + clock_w * self._phi[at] + voltage_w * self._v2[at]
+            index[rows, gpus], power_w[rows, gpus] = at, now
             self._cap[rows, gpus] = at
             still = (now > self.limit_w[gpus]) & (at > self._low[gpus])
             if not still.any():
                 return
             rows, gpus = rows[still], gpus[still]
 
-    def _publish(self, dt_s: float, share: FloatArray, index: IntArray, power: FloatArray) -> None:
+    def _publish(
+        self, dt_s: float, share: FloatArray, index: IntArray, power_w: FloatArray
+    ) -> None:
         """True power, and what a sensor sees that looks at 25 ms of every 100 ms.
 
         The window is shorter than a phase, so it sees one phase: prefill with the chance that
         prefill has of the time (arXiv 2312.02741 for the window).
         """
-        self.phase_power_w = power * self.powered
+        self.phase_power_w = power_w * self.powered
         first, second = self.phase_power_w
         self.power_w = second + share * (first - second)
         in_prefill = self._rng.random(self.count) < share

@@ -97,7 +97,7 @@ class SimulatedGpu:
         temperature_c, memory_c = view.temperature_c[index], view.memory_temperature_c[index]
         return MediumReading(
             temperature_c=temperature_c,
-            margin_c=part.temperature_c_max_operating - temperature_c,
+            margin_c=part.operating_temperature_c_max - temperature_c,
             memory_temperature_c=memory_c,
             memory_margin_c=part.memory_temperature_c_max - memory_c,
             energy_j=view.energy_j[index],

@@ -25,7 +25,7 @@ class GpuConstants:
               + memory * m + movement * m * v^2
 
     `context` is the clock tree: it follows the clock whether or not anything runs. An idle GPU
-    without a context drops to `clock_mhz_idle`, one with a context stays at its ceiling, which
+    without a context drops to `idle_clock_mhz`, one with a context stays at its ceiling, which
     reproduces both published idle figures. Heat: die and sink are two nodes in series,
     `*_k_per_w` and `*_j_per_k`; the sink's resistance is at nominal air flow.
     """
@@ -34,8 +34,8 @@ class GpuConstants:
     clock_mhz_min: int
     clock_mhz_max: int
     clock_mhz_step: int
-    clock_mhz_idle: int
-    clock_mhz_brake: int
+    idle_clock_mhz: int
+    brake_clock_mhz: int
     power_limit_w: float
     power_limit_w_min: float
     static_power_w: float
@@ -45,9 +45,9 @@ class GpuConstants:
     movement_power_w: float
     knee_mhz: int
     voltage_ratio: float
-    temperature_c_max_operating: float
-    temperature_c_slowdown: float
-    temperature_c_shutdown: float
+    operating_temperature_c_max: float
+    slowdown_temperature_c: float
+    shutdown_temperature_c: float
     memory_temperature_c_max: float
     die_sink_k_per_w: float
     die_j_per_k: float
@@ -97,8 +97,8 @@ H100_SXM: Final = GpuConstants(
     clock_mhz_min=210,  # lowest on the list                                        from memory
     clock_mhz_max=1980,  # nvidia-smi dumps
     clock_mhz_step=15,  # from memory
-    clock_mhz_idle=345,  # nvidia-smi dumps
-    clock_mhz_brake=210,  # lowest clock: assumption, the pin's effect is undocumented
+    idle_clock_mhz=345,  # nvidia-smi dumps
+    brake_clock_mhz=210,  # lowest clock: assumption, the pin's effect is undocumented
     power_limit_w=700.0,  # nvidia-smi dumps
     power_limit_w_min=200.0,  # nvidia-smi dumps
     static_power_w=67.0,  # fitted: 71.8 W idle at 345 MHz (arXiv 2605.23918)
@@ -108,9 +108,9 @@ H100_SXM: Final = GpuConstants(
     movement_power_w=170.0,  # assumption, as above
     knee_mhz=1150,  # assumption
     voltage_ratio=1.40,  # assumption
-    temperature_c_max_operating=87.0,  # nvidia-smi dumps, as are the next three
-    temperature_c_slowdown=89.0,
-    temperature_c_shutdown=92.0,
+    operating_temperature_c_max=87.0,  # nvidia-smi dumps, as are the next three
+    slowdown_temperature_c=89.0,
+    shutdown_temperature_c=92.0,
     memory_temperature_c_max=95.0,
     die_sink_k_per_w=0.018,  # assumption, as are the next three: 42 K over the inlet at 700 W
     die_j_per_k=80.0,
@@ -125,8 +125,8 @@ A100_SXM_80: Final = GpuConstants(
     clock_mhz_min=210,  # nvidia-smi dumps
     clock_mhz_max=1410,  # nvidia-smi dumps
     clock_mhz_step=15,  # from memory
-    clock_mhz_idle=210,  # nvidia-smi dumps
-    clock_mhz_brake=288,  # POLCA preprint (arXiv 2308.12908)
+    idle_clock_mhz=210,  # nvidia-smi dumps
+    brake_clock_mhz=288,  # POLCA preprint (arXiv 2308.12908)
     power_limit_w=400.0,  # nvidia-smi dumps
     power_limit_w_min=100.0,  # nvidia-smi dumps
     static_power_w=52.0,  # fitted: 53.7 W idle (arXiv 2605.23918)
@@ -136,9 +136,9 @@ A100_SXM_80: Final = GpuConstants(
     movement_power_w=144.0,
     knee_mhz=1000,  # assumption; the measured knee of the zeus-perseus sweep is near 1080
     voltage_ratio=1.20,  # assumption
-    temperature_c_max_operating=85.0,  # nvidia-smi dumps, as are the next three
-    temperature_c_slowdown=89.0,
-    temperature_c_shutdown=92.0,
+    operating_temperature_c_max=85.0,  # nvidia-smi dumps, as are the next three
+    slowdown_temperature_c=89.0,
+    shutdown_temperature_c=92.0,
     memory_temperature_c_max=95.0,
     die_sink_k_per_w=0.025,  # assumption, as are the next three: 36 K over the inlet at 400 W
     die_j_per_k=60.0,

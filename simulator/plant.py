@@ -36,7 +36,7 @@ from simulator.truth import (
     ReportValue,
     Tally,
     domains_of,
-    latency_report,
+    requests_report,
 )
 
 FloatArray = NDArray[np.float64]
@@ -391,16 +391,9 @@ class Plant:
 
     def report(self) -> dict[str, ReportValue]:
         """What happened since time 0; None for what was not measured."""
-        truth = self.truth()
-        latency = {name: item.total for name, item in truth.priorities.items()}
         return {
             **self._tally.report(),
-            "requests_arrived": truth.requests_arrived,
-            "requests_served": truth.requests_served,
-            "requests_lost": truth.requests_lost,
-            "requests_queued": truth.requests_queued,
-            "requests_in_flight": truth.requests_in_flight,
-            **latency_report(latency),
+            **requests_report(self.truth()),
             "throttle_events": self.bank.power_events + self.bank.thermal_events,
             "power_throttle_events": self.bank.power_events,
             "thermal_throttle_events": self.bank.thermal_events,

@@ -138,11 +138,18 @@ def domains_of(tree: PowerTree, kinds: Mapping[str, str]) -> dict[str, DomainTru
     }
 
 
-def latency_report(total: Mapping[str, Latency]) -> dict[str, ReportValue]:
-    """Latency quantiles by priority, one key each."""
+def requests_report(truth: PlantTruth) -> dict[str, ReportValue]:
+    """Counts of requests, and latency quantiles by priority, one key each."""
     return {
-        f"{kind}_{share}_s_{priority}": getattr(latency, f"{kind}_{share}_s")
-        for priority, latency in total.items()
-        for kind in ("ttft", "tpot")
-        for share in ("p50", "p99")
+        "requests_arrived": truth.requests_arrived,
+        "requests_served": truth.requests_served,
+        "requests_lost": truth.requests_lost,
+        "requests_queued": truth.requests_queued,
+        "requests_in_flight": truth.requests_in_flight,
+        **{
+            f"{kind}_{share}_s_{priority}": getattr(item.total, f"{kind}_{share}_s")
+            for priority, item in truth.priorities.items()
+            for kind in ("ttft", "tpot")
+            for share in ("p50", "p99")
+        },
     }
