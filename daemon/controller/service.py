@@ -12,12 +12,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from controllers.cycle import ControlCycle
 from controllers.inbox import Inbox
 from daemon.bus import Bus
 from daemon.clock import Clock
+from daemon.store.audit import Audit
 from daemon.store.history import History
 from daemon.web.board import Board
 from facility.decisions import Decision
@@ -25,7 +26,6 @@ from facility.ports import RouterPort
 from facility.topics import COMMAND, SAMPLE, STATE, Topics
 from facility.topology import Site
 from facility.wire import (
-    Applied,
     Codec,
     ControllerStatus,
     Emergency,
@@ -41,22 +41,6 @@ STATE_REPEAT_CYCLES: Final = 5
 """An unchanged domain is told again this often, so that its time shows that somebody is there."""
 
 
-class AuditLog(Protocol):
-    """Where decisions, acknowledgements and orders are kept for good."""
-
-    def append_decision(self, decision: Decision) -> None:
-        """Record one decision."""
-        ...
-
-    def append_applied(self, applied: Applied) -> None:
-        """Record what a node's hardware reported."""
-        ...
-
-    def append_event(self, event: Event) -> None:
-        """Record a fact."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the loop is wired to."""
@@ -65,7 +49,7 @@ class Surroundings:
     clock: Clock
     board: Board
     history: History
-    audit: AuditLog
+    audit: Audit
     routers: Sequence[RouterPort] = ()
     after_cycle: Callable[[Decision], None] | None = None
 
@@ -190,12 +174,13 @@ class ControllerService:
             self._to.history.record_telemetry(frame)
         for applied in self.inbox.take_applied():
             self._to.board.applied(applied)
-            self._to.audit.append_applied(applied)
+            self._to.audit.record_applied(applied)
         self._to.board.counters(self._counters())
         self._to.board.update(decision, duration_s=time.perf_counter() - started_s)
         self._to.history.record_decision(decision)
-        self._to.audit.append_decision(decision)
-        for event in (*self.inbox.take_events(), *self._to.history.take_events()):
+        self._to.audit.record_decision(decision)
+        told = (*self.inbox.take_events(), *self._to.history.take_events())
+        for event in (*told, *self._to.audit.take_events()):
             self._tell(event)
         if self._to.after_cycle is not None:
             self._to.after_cycle(decision)
@@ -261,13 +246,16 @@ class ControllerService:
         """Carry out requests; emergencies leave before the answers do."""
         assert self._cycle is not None
         requests = self.inbox.take_requests()
-        responses, emergencies, events = self._cycle.handle(requests, self._to.clock.wall_s())
+        wall_s = self._to.clock.wall_s()
+        responses, emergencies, events = self._cycle.handle(requests, wall_s)
         self._publish_emergencies(emergencies)
         for emergency in emergencies:
             self._to.board.contingency(
                 emergency.contingency, domain=emergency.domain, active=emergency.active
             )
-        for response in responses:
+        for request, response in zip(requests, responses, strict=True):
+            self._to.audit.record_request(request, at_s=wall_s)
+            self._to.audit.record_response(response, at_s=wall_s)
             self._respond(response)
         for event in events:
             self._tell(event)
@@ -279,7 +267,7 @@ class ControllerService:
         """An event that no decision carries: to the page, the store, the audit and the bus."""
         self._to.board.event(event)
         self._to.history.record_event(event)
-        self._to.audit.append_event(event)
+        self._to.audit.record_event(event)
         self._say(event)
 
     def _say(self, event: Event) -> None:
