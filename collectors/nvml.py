@@ -6,10 +6,11 @@ It owns the session and which GPUs there are, by UUID. It reads and writes nothi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from collectors.nvml_gpu import ERRORS, NvmlGpu
@@ -146,12 +147,19 @@ def _load_binding() -> Any:  # noqa: ANN401
         GpuError: the unofficial distribution is installed.
         DriverLost: no binding is installed.
     """
-    for entry in sys.path:
-        for found in Path(entry or ".").glob("pynvml-*.*-info"):
+    for name in _site_names():
+        if name.startswith("pynvml-") and name.endswith("-info"):
             raise GpuError(
-                f"the unofficial distribution {found.name} shadows {DISTRIBUTION}: uninstall pynvml"
+                f"the unofficial distribution {name} shadows {DISTRIBUTION}: uninstall pynvml"
             )
     try:
         return importlib.import_module("pynvml")
     except ImportError as error:
         raise DriverLost(f"the binding is not installed: install {DISTRIBUTION}") from error
+
+
+def _site_names() -> Iterator[str]:
+    """The names in every folder that modules are imported from."""
+    for folder in sys.path:
+        with contextlib.suppress(OSError):  # archives and folders that are not there
+            yield from os.listdir(folder or ".")
