@@ -190,14 +190,21 @@ class IoProcess:
         await self._introduced.wait()
         await self._open()
         while True:
-            if self._link is not None:
-                self._link.beat()
+            assert self._bus is not None
+            assert self._link is not None
+            self._link.beat()
+            news = [
+                asyncio.create_task(self._reload.wait()),
+                asyncio.create_task(self._bus.wait_changed()),
+            ]
             try:
-                await asyncio.wait_for(self._reload.wait(), HEARTBEAT_S)
-            except TimeoutError:
-                continue
-            self._reload.clear()
-            await self._reread()
+                await asyncio.wait(news, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in news:
+                    task.cancel()
+            if self._reload.is_set():
+                self._reload.clear()
+                await self._reread()
 
     async def _open(self) -> None:
         """Begin to connect, subscribe, publish what is known, listen for scrapes."""

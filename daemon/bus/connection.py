@@ -22,7 +22,7 @@ import aiomqtt
 
 from daemon.bus.client import Secrets, failure_reason, make_client, publish_properties, subscribe
 from daemon.bus.inbound import Handler, Inbound
-from daemon.bus.limits import BusLimits, LastWords, backoff_s, check_message
+from daemon.bus.limits import BusLimits, BusUnavailable, LastWords, backoff_s, check_message
 from daemon.bus.outbox import BusCounters, Outbox, Outgoing
 from facility.config import BrokerConfig
 from facility.topics import STATE, Delivery
@@ -34,12 +34,6 @@ CALL_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
 State = Literal["idle", "connected", "unreachable", "refused", "stopped"]
-
-
-class BusUnavailable(Exception):
-    """The broker is not there or does not let us in. One-shot commands exit with `exit_code`."""
-
-    exit_code: Final = 69
 
 
 class Bus:
@@ -194,6 +188,10 @@ class Bus:
                     await self._progress.wait()
         except TimeoutError:
             raise BusUnavailable(self.detail) from None
+
+    async def wait_changed(self) -> None:
+        """Wait for the next change of the connection, or the next attempt that failed."""
+        await self._progress.wait()
 
     async def flush(self, *, timeout_s: float) -> bool:
         """Wait until everything queued is sent, and acknowledged if QoS 1; False if not in time."""

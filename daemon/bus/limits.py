@@ -10,6 +10,12 @@ from facility.wire import MESSAGE_BYTES_MAX
 TOPIC_BYTES_MAX: Final = 1_024
 
 
+class BusUnavailable(Exception):
+    """The broker is not there or does not let us in. One-shot commands exit with `exit_code`."""
+
+    exit_code: Final = 69
+
+
 @dataclass(frozen=True, slots=True)
 class LastWords:
     """Retained payloads for a topic: `lost` is the broker's will, `disconnected` a clean stop's."""
