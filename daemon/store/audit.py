@@ -265,8 +265,8 @@ class _Sink:
 
     def commit(self, *, everything: bool) -> bool:
         """Write all that waits in one transaction."""
-        for alarm in self._health.take_own():
-            self._append(_event_record(alarm))
+        # Alarms are few, and the record of the trouble must not be its first victim.
+        self._pending += map(_event_record, self._health.take_own())
         if (self._pending or self._gap) and (everything or self._health.may_try()):
             self._try_to_write()
         return not self._pending and not self._gap

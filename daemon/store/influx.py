@@ -89,7 +89,7 @@ class InfluxServer:
                 self._bucket,
                 self._org,
                 lines,
-                write_precision=WritePrecision.US,  # type: ignore[arg-type] - a str in truth
+                write_precision=WritePrecision.US,  # type: ignore[arg-type]
             )
         except ApiException as error:
             text = f"status {error.status}: {_first_line(error.body or error.reason)}"

@@ -176,14 +176,16 @@ class SqliteSink:
                 if has_room and self._pending[kind]:
                     connection.executemany(statement, self._rows(kind))
         self.deleted_count += deleted_count
+        if has_room:
+            for kind, rows in self._pending.items():
+                self._health.written[kind] += len(rows)
+                rows.clear()
+        _give_pages_back(connection)
         if not has_room:
             raise OSError(
                 f"{free_bytes >> 20} MiB are free on the disk, history leaves "
                 f"{self._free_bytes_min >> 20} MiB to the audit log"
             )
-        for kind, rows in self._pending.items():
-            self._health.written[kind] += len(rows)
-            rows.clear()
 
     def _rows(self, kind: str) -> Iterator[tuple[Any, ...]]:
         values = self._pending[kind].values()
@@ -203,15 +205,19 @@ class SqliteSink:
                 self._health.drop(kind, excess, self._health.last_error)
 
     def _retain(self, connection: sqlite3.Connection) -> int:
-        """Delete a bounded number of rows that are too old, and give free pages back."""
+        """Delete a bounded number of rows that are too old; returns how many."""
         now_s = self._wall_s()
         deleted_count = 0
         for statement, fine in RETENTION:
             cutoff_s = now_s - self._retention_s[fine]
             deleted_count += connection.execute(statement, (cutoff_s, DELETES_MAX)).rowcount
-        if deleted_count:
-            free_count = connection.execute("PRAGMA freelist_count").fetchone()[0]
-            pages_count = connection.execute("PRAGMA page_count").fetchone()[0]
-            if free_count > VACUUM_FREE_RATIO * pages_count:
-                connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES_MAX})").fetchall()
         return deleted_count
+
+
+def _give_pages_back(connection: sqlite3.Connection) -> None:
+    """Shrink the file a little when much of it is free; outside a transaction."""
+    free_count = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    pages_count = connection.execute("PRAGMA page_count").fetchone()[0]
+    if free_count > VACUUM_FREE_RATIO * pages_count:
+        # As a script: `execute` steps once, and each step frees a single page.
+        connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES_MAX})")
