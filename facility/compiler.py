@@ -128,18 +128,20 @@ class _Compiler:
                 (*key, "idle_power_w"),
                 f"must not be above the worst case at {points[0][0]} MHz, {points[0][1]:g} W",
             )
-        for place in range(1, len(points)):
-            if points[place][0] <= points[place - 1][0] or points[place][1] < points[place - 1][1]:
-                self.problem(
-                    (*key, "worst_case_power_w", place),
-                    "points must ascend: more MHz, and not less power",
-                )
+        steps = list(enumerate(itertools.pairwise(points), start=1))
+        falls = [place for place, (one, two) in steps if two[0] <= one[0] or two[1] < one[1]]
+        for place in falls:
+            self.problem(
+                (*key, "worst_case_power_w", place),
+                "points must ascend: more MHz, and not less power",
+            )
         if points[-1][0] != high:
             self.problem(
                 (*key, "worst_case_power_w", len(points) - 1),
                 f"the last point must be at clock_mhz_max, {high} MHz, not {points[-1][0]}",
             )
-        self._convex((*key, "worst_case_power_w"), points)
+        if not falls:
+            self._convex((*key, "worst_case_power_w"), points)
 
     def _clock(self, key: Key, clock_mhz: int, model: GpuModelConfig) -> None:
         """A driver rounds a clock off its grid, perhaps upwards: such a ceiling proves nothing."""
@@ -154,8 +156,7 @@ class _Compiler:
     def _convex(self, key: Key, points: tuple[tuple[int, float], ...]) -> None:
         """Between points a straight line counts, which is safe only while slopes do not fall."""
         slopes = [
-            (high[1] - low[1]) / max(high[0] - low[0], 1)
-            for low, high in itertools.pairwise(points)
+            (high[1] - low[1]) / (high[0] - low[0]) for low, high in itertools.pairwise(points)
         ]
         for place in range(1, len(slopes)):
             flat_to_the_end = not any(slopes[place:])  # a board's power limit, exact as it stands
