@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from daemon.bus import Bus, BusLimits, Handler, LastWords
 from facility.config import BrokerConfig
-from tests.servers import Mosquitto, Nats, Server
+from tests.servers import HOST, Mosquitto, Nats, Server, find_program
 
 QUICK: Final = BusLimits(backoff_s_min=0.02, backoff_s_max=0.1)
 BrokerKind = type[Mosquitto] | type[Nats]
@@ -75,3 +76,26 @@ async def speaking(
 
 def at(server: Server, **keys: Any) -> BrokerConfig:
     return BrokerConfig(port=server.port, **keys)
+
+
+def account(
+    server: Server, directory: Path, password: str, *, username: str = "agent", **keys: Any
+) -> BrokerConfig:
+    """The configuration of a client with an account; the password lies in a file."""
+    path = directory / f"{username}.password"
+    path.write_text(f"{password}\n")
+    return at(server, username=username, password_file=str(path), **keys)
+
+
+def make_certificate(directory: Path) -> None:
+    """A self-signed certificate for loopback: `ca.pem` is also the server's own."""
+    subprocess.run(
+        [
+            find_program("openssl", "openssl"), "req", "-x509", "-newkey", "ec",
+            "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+            "-subj", "/CN=lab", "-addext", f"subjectAltName=IP:{HOST}",
+            "-keyout", directory / "key.pem", "-out", directory / "ca.pem",
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip

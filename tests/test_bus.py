@@ -22,11 +22,13 @@ from tests.buses import (
     QUICK,
     STATUS,
     BrokerKind,
+    account,
     at,
     both_brokers,
     broker,
     keeping,
     listening,
+    make_certificate,
     speaking,
 )
 from tests.servers import HOST, Mosquitto, Nats, Server, find_program, take_free_port, until
@@ -200,12 +202,6 @@ def locked(kind: BrokerKind, directory: Path) -> Server:
     return Mosquitto(directory, extra=f"allow_anonymous false\npassword_file {password}")
 
 
-def account(server: Server, directory: Path, password: str) -> BrokerConfig:
-    path = directory / "password"
-    path.write_text(f"{password}\n")
-    return at(server, username="agent", password_file=str(path))
-
-
 @both_brokers
 async def test_a_password_comes_from_a_file_and_a_wrong_one_is_refused_in_words(
     kind: BrokerKind, tmp_path: Path
@@ -301,20 +297,6 @@ async def test_a_secret_that_cannot_be_read_is_named_before_anything_starts(
 
 
 # --- TLS and MQTT 5 (Mosquitto only) --------------------------------------------------------------
-
-
-def make_certificate(directory: Path) -> None:
-    """A self-signed certificate for loopback: `ca.pem` is also the server's own."""
-    subprocess.run(
-        [
-            find_program("openssl", "openssl"), "req", "-x509", "-newkey", "ec",
-            "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-            "-subj", "/CN=lab", "-addext", f"subjectAltName=IP:{HOST}",
-            "-keyout", directory / "key.pem", "-out", directory / "ca.pem",
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
 
 
 async def test_tls_trusts_the_named_authority_and_no_other(tmp_path: Path) -> None:
