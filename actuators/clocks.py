@@ -56,7 +56,7 @@ class ClockActuator:
         self._limiters = Limiters()
         self._writes_count = 0
         self._last = GpuApplied(requested_mhz=0)
-        self._judged_count = 0
+        self._judged = self._last
         self._judge_from_s = math.inf
         self._above_since_s = math.inf
 
@@ -105,7 +105,7 @@ class ClockActuator:
         return accepted_mhz
 
     def _end(self, number: int, applied: GpuApplied) -> GpuApplied:
-        """Keep the result of a write, unless a later one overtook it while it hung."""
+        """Keep the result of a write, unless a later one began while it hung."""
         if number == self._writes_count:
             self._last = applied
         elif applied.accepted_mhz is not None:
@@ -115,8 +115,7 @@ class ClockActuator:
         return applied
 
     def hung(self) -> GpuApplied:
-        """The caller has given up on the write under way: it may still land, at any time."""
-        self._writes_count += 1
+        """The caller waits no longer for the write under way; it may still land, and then counts."""
         self._last = GpuApplied(requested_mhz=self._last.requested_mhz, cause="hung")
         return self._last
 
@@ -143,7 +142,7 @@ class ClockActuator:
         """
         limiter = self._limiters.see(fast, medium, slow)
         last = self._last
-        cause = last.cause or ("silent-clamp" if self._above(now_s, fast) else limiter)
+        cause = last.cause or ("silent-clamp" if self._above(now_s, fast, last) else limiter)
         return GpuApplied(
             requested_mhz=last.requested_mhz,
             accepted_mhz=last.accepted_mhz,
@@ -151,13 +150,13 @@ class ClockActuator:
             cause=cause,
         )
 
-    def _above(self, now_s: float, fast: FastReading) -> bool:
+    def _above(self, now_s: float, fast: FastReading, last: GpuApplied) -> bool:
         """Whether the clock has been above the accepted ceiling for too long."""
-        if self._judged_count != self._writes_count:
-            self._judged_count = self._writes_count
+        if self._judged is not last:
+            self._judged = last
             self._judge_from_s = now_s + SETTLE_S
             self._above_since_s = math.inf
-        accepted_mhz = self._last.accepted_mhz
+        accepted_mhz = last.accepted_mhz
         if not accepted_mhz or now_s < self._judge_from_s:
             return False
         if fast.sm_clock_mhz <= accepted_mhz + ABOVE_MHZ:

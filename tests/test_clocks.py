@@ -278,12 +278,12 @@ def test_an_enforced_limit_below_the_requested_one_is_foreign(
 
 
 def hang_a_write(gpu: ScriptedGpu, clocks: ClockActuator) -> Callable[[], None]:
-    """Begin a write of 1980 that hangs, give it up, and return what lets it land."""
+    """Begin a write of 1200 that hangs, give it up, and return what lets it land."""
     gate = gpu.gate = threading.Event()
-    writer = threading.Thread(target=clocks.write, args=(1980,), daemon=True)
+    writer = threading.Thread(target=clocks.write, args=(1200,), daemon=True)
     writer.start()
     assert gpu.entered.wait(5.0)
-    assert clocks.hung() == GpuApplied(requested_mhz=1980, cause="hung")
+    assert clocks.hung() == GpuApplied(requested_mhz=1200, cause="hung")
 
     def land() -> None:
         gate.set()
@@ -297,13 +297,25 @@ def test_a_write_given_up_is_hung_until_the_next_one_lands(
     gpu: ScriptedGpu, clocks: ClockActuator
 ) -> None:
     land = hang_a_write(gpu, clocks)
-    assert clocks.verify(1.0, fast(1200)).cause == "hung"
-    assert clocks.write(1200) == GpuApplied(requested_mhz=1200, accepted_mhz=1200)
+    assert clocks.verify(1.0, fast(900)).cause == "hung"
+    assert clocks.write(900) == GpuApplied(requested_mhz=900, accepted_mhz=900)
     land()
-    # The old write landed last: what holds is 1980 or 1200, so nothing counts as accepted.
-    assert gpu.asked == [(210, 1200), (210, 1980)]
-    assert clocks.last == GpuApplied(requested_mhz=1200, cause="hung")
-    assert clocks.write(1200).cause == ""
+    # The old write landed last: what holds is 1200 or 900, so nothing counts as accepted.
+    assert gpu.asked == [(210, 900), (210, 1200)]
+    assert clocks.last == GpuApplied(requested_mhz=900, cause="hung")
+    assert clocks.write(900).cause == ""
+
+
+def test_a_write_given_up_that_lands_after_all_counts_and_gets_time_to_settle(
+    gpu: ScriptedGpu, clocks: ClockActuator
+) -> None:
+    land = hang_a_write(gpu, clocks)
+    assert clocks.verify(1.0, fast(1980)).cause == "hung"
+    land()
+    assert clocks.last == GpuApplied(requested_mhz=1200, accepted_mhz=1200)
+    for at_s in (9.0, 9.3, 10.3):
+        assert clocks.verify(at_s, fast(1980)).cause == ""
+    assert clocks.verify(10.4, fast(1980)).cause == "silent-clamp"
 
 
 def test_a_write_given_up_that_fails_late_changes_nothing(
@@ -312,9 +324,9 @@ def test_a_write_given_up_that_fails_late_changes_nothing(
     gpu.error = GpuError("timeout")
     land = hang_a_write(gpu, clocks)
     gpu.error = None
-    clocks.write(1200)
+    clocks.write(900)
     land()
-    assert clocks.last == GpuApplied(requested_mhz=1200, accepted_mhz=1200)
+    assert clocks.last == GpuApplied(requested_mhz=900, accepted_mhz=900)
 
 
 def test_a_gpu_that_cannot_be_read_keeps_what_was_accepted_and_names_why(
