@@ -143,7 +143,7 @@ class GpuBank:
         self.powered = np.ones(count)
         self._lock = self._high.copy()
         self._pending = self._high.copy()
-        self._due_s = np.full(count, np.inf)
+        self.lock_due_s = np.full(count, np.inf)
         self._thermal = self._high.copy()
         self._cap = np.stack([self._high, self._high])
         self.phase_power_w = np.zeros((2, count))
@@ -189,7 +189,7 @@ class GpuBank:
         settle_s = SETTLE_S[0] * np.exp(SETTLE_S[1] * self._rng.standard_normal())
         if self._rng.random() < SETTLE_TAIL[0]:
             settle_s = SETTLE_TAIL[1]
-        self._due_s[gpu] = at_s + api_s + settle_s
+        self.lock_due_s[gpu] = at_s + api_s + settle_s
 
     def ceiling_mhz(self, gpu: int) -> int:
         """The lock in force; the highest clock where there is none."""
@@ -198,7 +198,7 @@ class GpuBank:
     def forget_locks(self, gpus: BoolArray) -> None:
         """A driver reload or reboot: locks, limits and counters are gone."""
         self._lock[gpus] = self._high[gpus]
-        self._due_s[gpus] = np.inf
+        self.lock_due_s[gpus] = np.inf
         self._thermal[gpus] = self._high[gpus]
         self._cap[:, gpus] = self._high[gpus]
         for counter in (
@@ -238,10 +238,10 @@ class GpuBank:
 
     def _settle(self, at_s: float) -> None:
         """Locks whose delay is over take hold; half a step is the rounding."""
-        due = self._due_s <= at_s
+        due = self.lock_due_s <= at_s
         if due.any():
             self._lock[due] = self._pending[due]
-            self._due_s[due] = np.inf
+            self.lock_due_s[due] = np.inf
 
     def _fixed_w(self, temperature_c: FloatArray) -> FloatArray:
         hot_k = np.maximum(temperature_c - LEAK_FROM_C, 0.0)

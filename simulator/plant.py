@@ -23,10 +23,11 @@ from simulator.doors import (
     simulated_host,
 )
 from simulator.electrical import NodePower, PowerTree
+from simulator.engine import Engine
 from simulator.gpu import part_named
 from simulator.latency import LatencyBook
 from simulator.lifecycle import Lifecycle
-from simulator.serving import Engine, Engines
+from simulator.serving import Engines
 from simulator.thermal import Heat, ZoneAir
 from simulator.trace import Load, Trace, built_in_trace
 from simulator.truth import (

@@ -9,7 +9,6 @@ but when it comes and when a phase of it ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from facility.topology import Site
 from simulator.bank import DECODE, PREFILL, Demand
 from simulator.dispatch import Dispatcher
+from simulator.engine import DecodeStep, Engine
 from simulator.gpu import GpuConstants
 from simulator.latency import TPOT, TTFT, LatencyBook
 from simulator.requests import RequestTable
@@ -26,47 +26,6 @@ from simulator.trace import Arrivals
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """One engine: a dense model of 70 billion parameters in 16 bits, over all GPUs of a node.
-
-    Prefill of T tokens takes `prefill_overhead_s` and its operations at `flop_share_max` x
-    T / (T + `flop_half_tokens`) of the peak; a share `prefill_fixed_share` of that time does not
-    follow the clock. A decode step takes `decode_overhead_s`, reading weights and keys at
-    `bandwidth_share` of the peak (less below `bandwidth_knee` of the highest clock), and
-    `sequence_s` for each sequence, which follows the clock.
-    """
-
-    flop_per_token: float = 140e9  # two per parameter
-    flop_per_token_squared: float = 1.3e6  # causal attention, 80 layers of width 8192
-    weight_bytes: float = 140e9
-    key_bytes_per_token: float = 327_680.0  # 80 layers, 8 key-value heads of 128, 16 bits
-    flop_share_max: float = 0.55  # H100 BF16, today's engines                       from memory
-    flop_half_tokens: float = 300.0  # between the fits for A100 and H100 of splitwise-sim
-    prefill_overhead_s: float = 0.010  # assumption
-    prefill_fixed_share: float = 0.19  # zeus-perseus sweep: time = 0.19 + 0.81 / f
-    decode_overhead_s: float = 0.006  # assumption: with the rest 2-3 times faster than splitwise
-    bandwidth_share: float = 0.65  # 0.6 to 0.85 today                               from memory
-    bandwidth_knee: float = 0.55  # from memory
-    sequence_s: float = 8e-5  # assumption: slope of ML.ENERGY's 405B on 8 H100, scaled
-    batch_max: int = 128
-    queue_max: int = 512  # requests at one engine, its batch included
-    chunk_tokens: float = 2048.0  # usual chunk of chunked prefill                   from memory
-    prefill_share_max: float = 0.80  # a 2048-token chunk beside a decode step, by time
-    prefill_intensity: float = 0.95  # assumption, times T / (T + half)
-    prefill_bandwidth: float = 0.18  # assumption
-    decode_intensity_idle: float = 0.15  # these three fitted to ML.ENERGY, 405B FP8 on 8 H100:
-    decode_intensity_gain: float = 0.55  # 408, 468, 576, 609 W at batch 8, 32, 128, 256
-    decode_intensity_half: float = 80.0
-
-    def prefill_s(self, tokens: FloatArray, flop_per_s: float) -> FloatArray:
-        """Prefill time of prompts at full clock on GPUs of `flop_per_s` together."""
-        share = self.flop_share_max * tokens / (tokens + self.flop_half_tokens)
-        flop = self.flop_per_token * tokens + self.flop_per_token_squared * tokens**2
-        seconds: FloatArray = self.prefill_overhead_s + flop / (flop_per_s * share)
-        return seconds
 
 
 REFERENCE_FLOP_PER_S: Final = 8 * 989e12
@@ -102,7 +61,7 @@ class Engines:
         self._high_mhz = np.array([float(part.clock_mhz_max) for part in parts])
         peak = gpus * np.array([part.peak_flop_per_s for part in parts])
         self._prefill_rate = peak / REFERENCE_FLOP_PER_S
-        self._bytes_per_s = gpus * np.array([part.memory_byte_per_s for part in parts])
+        self._byte_per_s = gpus * np.array([part.memory_byte_per_s for part in parts])
         self._opaque = np.array([node.service is None for node in nodes]) * opaque_intensity
         self._has_opaque = bool((self._opaque > 0.0).any())
         self._tokens_per_s = engine.chunk_tokens / float(
@@ -162,62 +121,40 @@ class Engines:
     def step(self, *, at_s: float, dt_s: float, clock_mhz: FloatArray) -> Demand:
         """Work for `dt_s` from `at_s`; returns what that asks of the GPUs."""
         table = self.requests
-        speed = clock_mhz / self._high_mhz
-        fixed = self.engine.prefill_fixed_share
-        prefill_speed = self._prefill_rate / (fixed + (1.0 - fixed) / speed[PREFILL])
+        ratio = clock_mhz / self._high_mhz
+        speed = self._prefill_rate * self.engine.prefill_speed(ratio[PREFILL])
         backlog_s = self._tail - table.prefilled_s
         decoding = self.batch > 0.0
         share_max = np.where(decoding, self.engine.prefill_share_max, 1.0)
         share_max *= self.up & (self.batch < self.engine.batch_max)
-        share = np.minimum(backlog_s / (prefill_speed * dt_s), share_max)
-        key_tokens = np.maximum(self._key_tokens + self.batch * table.decoded, 0.0)
-        step_s, full_s, read_bytes = self._decode_step(key_tokens, speed[DECODE])
-        tokens = (1.0 - share) * dt_s / step_s * (decoding & self.up)
-        demand = self._demand(share, backlog_s, decoding, speed, step_s, full_s, read_bytes)
-        self._advance(at_s, dt_s, share * dt_s * prefill_speed, tokens)
+        share = np.minimum(backlog_s / (speed * dt_s), share_max)
+        key_tokens = self._key_tokens + self.batch * table.decoded
+        decode = self.engine.decode_step(
+            batch=self.batch,
+            key_tokens=np.maximum(key_tokens, 0.0),
+            clock_ratio=ratio[DECODE],
+            byte_per_s=self._byte_per_s,
+        )
+        decoding &= self.up
+        self.busy = np.where(decoding, 1.0, share)
+        tokens = (1.0 - share) * dt_s / decode.seconds * decoding
+        demand = self._demand(share, backlog_s, decode, decoding)
+        self._advance(at_s, dt_s, share * dt_s * speed, tokens)
         return demand
 
-    def _decode_step(
-        self, key_tokens: FloatArray, speed: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Time of one decode step now and at full clock, and the bytes that it reads."""
-        engine = self.engine
-        read_bytes = engine.weight_bytes + key_tokens * engine.key_bytes_per_token
-        read_s = read_bytes / (self._bytes_per_s * engine.bandwidth_share)
-        own_s = self.batch * engine.sequence_s
-        slow = np.minimum(1.0, speed / engine.bandwidth_knee)
-        step_s = engine.decode_overhead_s + read_s / slow + own_s / speed
-        return step_s, engine.decode_overhead_s + read_s + own_s, read_bytes
-
     def _demand(
-        self,
-        share: FloatArray,
-        backlog_s: FloatArray,
-        decoding: BoolArray,
-        speed: FloatArray,
-        step_s: FloatArray,
-        full_s: FloatArray,
-        read_bytes: FloatArray,
+        self, share: FloatArray, backlog_s: FloatArray, decode: DecodeStep, decoding: BoolArray
     ) -> Demand:
-        """Intensity and bandwidth of both phases.
-
-        Intensity is per clock cycle: memory-bound decode does the same work in fewer cycles when
-        the clock falls, so each cycle does more.
-        """
-        engine = self.engine
-        chunk = np.minimum(np.maximum(backlog_s * self._tokens_per_s, 64.0), engine.chunk_tokens)
-        prefill = engine.prefill_intensity * chunk / (chunk + engine.flop_half_tokens)
-        gain = self.batch / (self.batch + engine.decode_intensity_half)
-        decode = engine.decode_intensity_idle + engine.decode_intensity_gain * gain
-        decode = np.minimum(decode * full_s / (step_s * speed[DECODE]), 1.0) * decoding
-        bandwidth = read_bytes / (self._bytes_per_s * step_s) * decoding
-        self.busy = np.where(decoding, 1.0, share) * self.up
-        if self._has_opaque:
-            decode = np.where(self._opaque > 0.0, self._opaque, decode)
-            bandwidth = np.where(self._opaque > 0.0, OPAQUE_BANDWIDTH, bandwidth)
+        """What both phases ask of the GPUs; nothing where the engine is down."""
         demand = Demand(np.empty((2, self._count)), np.empty((2, self._count)), share)
-        demand.intensity[PREFILL], demand.intensity[DECODE] = prefill, decode
-        demand.bandwidth[PREFILL], demand.bandwidth[DECODE] = engine.prefill_bandwidth, bandwidth
+        demand.intensity[PREFILL] = self.engine.prefill_load(backlog_s * self._tokens_per_s)
+        demand.intensity[DECODE] = decode.intensity * decoding
+        demand.bandwidth[PREFILL] = self.engine.prefill_bandwidth
+        demand.bandwidth[DECODE] = decode.bandwidth * decoding
+        if self._has_opaque:
+            opaque = self._opaque > 0.0
+            demand.intensity[DECODE, opaque] = self._opaque[opaque]
+            demand.bandwidth[DECODE, opaque] = OPAQUE_BANDWIDTH
         demand.intensity *= self.up
         demand.bandwidth *= self.up
         return demand

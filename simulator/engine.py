@@ -1,0 +1,102 @@
+"""The twin's model of one serving engine: how long its work takes and what it asks of the GPUs.
+
+Pure functions of batch, lengths and clock, with every constant and its source; the state of the
+engines is `simulator.serving`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+CHUNK_TOKENS_MIN: Final = 64.0
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeStep:
+    """One decode step: its time, and intensity and bandwidth while it runs."""
+
+    seconds: FloatArray
+    intensity: FloatArray
+    bandwidth: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine: a dense model of 70 billion parameters in 16 bits, over all GPUs of a node.
+
+    Prefill of T tokens takes `prefill_overhead_s` and its operations at `flop_share_max` x
+    T / (T + `flop_half_tokens`) of the peak; a share `prefill_fixed_share` of that time does not
+    follow the clock. A decode step takes `decode_overhead_s`, reading weights and keys at
+    `bandwidth_share` of the peak (less below `bandwidth_knee` of the highest clock), and
+    `sequence_s` for each sequence, which follows the clock.
+    """
+
+    flop_per_token: float = 140e9  # two per parameter
+    flop_per_token_squared: float = 1.3e6  # causal attention, 80 layers of width 8192
+    weight_bytes: float = 140e9
+    key_bytes_per_token: float = 327_680.0  # 80 layers, 8 key-value heads of 128, 16 bits
+    flop_share_max: float = 0.55  # H100 BF16, today's engines                       from memory
+    flop_half_tokens: float = 300.0  # between the fits for A100 and H100 of splitwise-sim
+    prefill_overhead_s: float = 0.010  # assumption
+    prefill_fixed_share: float = 0.19  # zeus-perseus sweep: time = 0.19 + 0.81 / f
+    decode_overhead_s: float = 0.006  # assumption: with the rest 2-3 times faster than splitwise
+    bandwidth_share: float = 0.65  # 0.6 to 0.85 today                               from memory
+    bandwidth_knee: float = 0.55  # from memory
+    sequence_s: float = 8e-5  # assumption: slope of ML.ENERGY's 405B on 8 H100, scaled
+    batch_max: int = 128
+    queue_max: int = 512  # requests at one engine, its batch included
+    chunk_tokens: float = 2048.0  # usual chunk of chunked prefill                   from memory
+    prefill_share_max: float = 0.80  # a 2048-token chunk beside a decode step, by time
+    prefill_intensity: float = 0.95  # assumption, times T / (T + half)
+    prefill_bandwidth: float = 0.18  # assumption
+    decode_intensity_idle: float = 0.15  # these three fitted to ML.ENERGY, 405B FP8 on 8 H100:
+    decode_intensity_gain: float = 0.55  # 408, 468, 576, 609 W at batch 8, 32, 128, 256
+    decode_intensity_half: float = 80.0
+
+    def prefill_s(self, tokens: FloatArray, flop_per_s: float) -> FloatArray:
+        """Prefill time of prompts at full clock on GPUs of `flop_per_s` together."""
+        share = self.flop_share_max * tokens / (tokens + self.flop_half_tokens)
+        flop = self.flop_per_token * tokens + self.flop_per_token_squared * tokens**2
+        seconds: FloatArray = self.prefill_overhead_s + flop / (flop_per_s * share)
+        return seconds
+
+    def prefill_speed(self, clock_ratio: FloatArray) -> FloatArray:
+        """How fast prefill runs at a share of the highest clock, 1 at full clock."""
+        fixed = self.prefill_fixed_share
+        speed: FloatArray = 1.0 / (fixed + (1.0 - fixed) / clock_ratio)
+        return speed
+
+    def prefill_load(self, tokens: FloatArray) -> FloatArray:
+        """Intensity of prefill with `tokens` waiting: small chunks leave the cores half empty."""
+        chunk = np.minimum(np.maximum(tokens, CHUNK_TOKENS_MIN), self.chunk_tokens)
+        intensity: FloatArray = self.prefill_intensity * chunk / (chunk + self.flop_half_tokens)
+        return intensity
+
+    def decode_step(
+        self,
+        *,
+        batch: FloatArray,
+        key_tokens: FloatArray,
+        clock_ratio: FloatArray,
+        byte_per_s: FloatArray,
+    ) -> DecodeStep:
+        """One token for each of `batch` sequences that hold `key_tokens` of context together.
+
+        Intensity is per clock cycle: memory-bound decode does the same work in fewer cycles when
+        the clock falls, so each cycle does more.
+        """
+        read_bytes = self.weight_bytes + key_tokens * self.key_bytes_per_token
+        read_s = read_bytes / (byte_per_s * self.bandwidth_share)
+        own_s = batch * self.sequence_s
+        slow = np.minimum(1.0, clock_ratio / self.bandwidth_knee)
+        seconds = self.decode_overhead_s + read_s / slow + own_s / clock_ratio
+        full_s = self.decode_overhead_s + read_s + own_s
+        gain = self.decode_intensity_gain * batch / (batch + self.decode_intensity_half)
+        intensity = (self.decode_intensity_idle + gain) * full_s / (seconds * clock_ratio)
+        return DecodeStep(seconds, np.minimum(intensity, 1.0), read_bytes / (byte_per_s * seconds))
