@@ -1,6 +1,7 @@
 # Ampacity: make help. `make demo` and `make test` each set up everything they need.
 
 export PATH := $(PATH):/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench wheel clean servers
