@@ -387,6 +387,8 @@ class Bus:
             qos=message.delivery.qos,
             retain=message.delivery.retain,
             properties=publish_properties(self._config, left_s),
+            # Without a timeout of its own no task is made for it; keepalive finds a dead peer.
+            timeout=math.inf if message.delivery.qos == 0 else None,
         )
         self.counters.published += 1
 
