@@ -146,20 +146,30 @@ class EmbeddedBroker:
         """Start the server and return once it listens.
 
         Raises:
-            BrokerStartError: no binary, the port is taken, or it was not ready in time.
+            BrokerStartError: no binary, no room for its files, the port is taken, or it was not
+                ready in time. Nothing is left behind then.
         """
         assert self._process is None, "already started"
         binary = find_server()
         self._stopping = False
         self._ready.clear()
         self._lines.clear()
+        try:
+            self._process = await self._spawn(binary)
+        except OSError as error:
+            await self.stop()
+            raise BrokerStartError(f"the embedded broker cannot be run: {error}") from error
+        self._reader = asyncio.create_task(self._read_log(self._process))
+        await self._until_ready(self._reader)
+
+    async def _spawn(self, binary: Path) -> asyncio.subprocess.Process:
         self._scratch = Path(tempfile.mkdtemp(prefix="ampacity-broker-"))
         config = self._scratch / "server.conf"
         config.write_text(
             server_config(port=self._port or -1, store=self._store or self._scratch / "store"),
             encoding="utf-8",
         )
-        self._process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             *dies_with_parent([str(binary), "-c", str(config)]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -167,8 +177,6 @@ class EmbeddedBroker:
             env={"GOMEMLIMIT": str(HEAP_BYTES_TARGET)},
             start_new_session=True,  # Ctrl-C at a terminal is for us: we say goodbye first
         )
-        self._reader = asyncio.create_task(self._read_log(self._process))
-        await self._until_ready(self._reader)
 
     async def stop(self) -> None:
         """End the server and remove what it wrote; does nothing when it is not running."""

@@ -80,6 +80,14 @@ async def test_a_store_that_cannot_be_used_is_named_and_the_child_is_gone(tmp_pa
     assert broker.pid is None
 
 
+async def test_no_room_for_its_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(BrokerStartError, match=r"cannot be run: .*No such file"):
+        await EmbeddedBroker().start()
+
+
 @pytest.mark.parametrize(
     ("package", "said"), [("no-such-package", "not installed"), ("msgspec", "binary")]
 )
