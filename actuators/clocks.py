@@ -115,7 +115,7 @@ class ClockActuator:
         return applied
 
     def hung(self) -> GpuApplied:
-        """The caller waits no longer for the write under way; it may still land, and then counts."""
+        """The write under way is waited for no longer; it may still land, and then counts."""
         self._last = GpuApplied(requested_mhz=self._last.requested_mhz, cause="hung")
         return self._last
 

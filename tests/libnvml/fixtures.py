@@ -23,8 +23,11 @@ def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fake(tmp_path: Path, nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    """Eight H100s at a fair load; the handle has loaded the library under NVML's name."""
-    made = FakeNvml.create(tmp_path / "state", nvml_library, write_s=0.0)
+    """Eight H100s at a fair load, whose physics moves by `elapse` alone.
+
+    The handle has loaded the library, and the binding finds it by its name.
+    """
+    made = FakeNvml.create(tmp_path / "state", nvml_library, write_s=0.0, frozen=True)
     made.load(None, a=0.4, m=0.3, c=1.0)
     made.elapse(1.0)
     for name, value in made.environment().items():

@@ -116,15 +116,18 @@ class FakeNvml:
         constants: GpuConstants = H100_SXM,
         write_s: float = 0.005,
         settle_s: float = 0.02,
+        frozen: bool = False,
     ) -> FakeNvml:
         """Make the page at `path` with `gpu_count` idle GPUs in air of 25 degrees.
 
         `write_s` is how long a clock write takes and `settle_s` how long the clock takes after it:
-        medians of a published V100 set, constant here so that a test repeats.
+        medians of a published V100 set, constant here so that a test repeats. When `frozen`, model
+        time stands still between calls of `elapse`; hangs and write times stay real.
         """
         path.write_bytes(bytes(ctypes.sizeof(State)))
         fake = cls(path, library)
         fake._state.gpu_count = gpu_count
+        fake._state.frozen_ns = _monotonic_ns() if frozen else 0
         for index, gpu in enumerate(fake._state.gpus[:gpu_count]):
             gpu.uuid = f"GPU-{uuid.uuid5(uuid.NAMESPACE_URL, f'{path}#{index}')}".encode()
             gpu.name = constants.name.encode()

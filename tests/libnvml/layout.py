@@ -116,6 +116,7 @@ class State(Structure):
         ("gpu_count", c_int32),
         ("generation", c_int32),
         ("offset_ns", c_int64),
+        ("frozen_ns", c_int64),
         ("down_until_ns", c_int64),
         ("init_error", c_int32),
         ("unused", c_int32),

@@ -43,13 +43,13 @@ EXPORT void fake_nvml_start(struct state *state) {
     pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
     pthread_mutex_init(&state->mutex, &attributes);
     for (int i = 0; i < state->gpu_count; i++)
-        plant_start(&state->gpus[i], monotonic_ns());
+        plant_start(&state->gpus[i], model_ns(state));
     __atomic_store_n(&state->magic, MAGIC, __ATOMIC_RELEASE);
 }
 
 static void advance_all(struct state *state) {
     for (int i = 0; i < state->gpu_count; i++)
-        plant_advance(&state->gpus[i], monotonic_ns() + state->offset_ns);
+        plant_advance(&state->gpus[i], model_ns(state));
 }
 
 EXPORT void fake_nvml_hold(struct state *state) {
@@ -73,7 +73,7 @@ EXPORT void fake_nvml_reload(struct state *state, int64_t down_ns) {
     state->generation += 1;
     state->down_until_ns = monotonic_ns() + down_ns;
     for (int i = 0; i < state->gpu_count; i++)
-        plant_reload(&state->gpus[i], monotonic_ns() + state->offset_ns);
+        plant_reload(&state->gpus[i], model_ns(state));
     let_go(state);
 }
 
@@ -160,7 +160,7 @@ int enter(enum call call, void *device, struct gpu **out) {
     if (code)
         return code;
     hold(page);
-    plant_advance(gpu, monotonic_ns() + page->offset_ns);
+    plant_advance(gpu, model_ns(page));
     code = gpu->plant.lost ? GPU_IS_LOST : gpu->faults.call_error[call];
     if (code) {
         gpu->plant.writes_refused_count += write;

@@ -31,6 +31,10 @@ int64_t monotonic_ns(void) {
     return (int64_t)now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
+int64_t model_ns(const struct state *state) {
+    return (state->frozen_ns ? state->frozen_ns : monotonic_ns()) + state->offset_ns;
+}
+
 void hold(struct state *state) {
     /* A client that was killed inside a call leaves values that the next step overwrites. */
     if (pthread_mutex_lock(&state->mutex) == EOWNERDEAD)

@@ -83,7 +83,8 @@ struct gpu {
 struct state {
     uint64_t magic;
     int32_t gpu_count, generation; /* the generation rises when the driver is reloaded */
-    int64_t offset_ns;             /* model time is CLOCK_MONOTONIC plus this */
+    int64_t offset_ns;             /* model time is CLOCK_MONOTONIC plus this, */
+    int64_t frozen_ns;             /* or, when this is not 0, this plus the offset */
     int64_t down_until_ns;         /* CLOCK_MONOTONIC until which the driver is not loaded */
     int32_t init_error, unused;    /* return code of nvmlInit, 0 for none */
     int64_t calls_count[CALLS_MAX];
@@ -92,6 +93,7 @@ struct state {
 };
 
 int64_t monotonic_ns(void);
+int64_t model_ns(const struct state *state);
 void hold(struct state *state);
 void let_go(struct state *state);
 void plant_start(struct gpu *gpu, int64_t now_ns);
