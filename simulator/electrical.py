@@ -104,11 +104,11 @@ class PowerTree:
         """Contingencies that are physically there from now on.
 
         Raises:
-            KeyError: a name that the site does not declare.
+            ValueError: a name that the site does not declare.
         """
         unknown = active - self._site.contingencies.keys()
         if unknown:
-            raise KeyError(f"the site declares no contingency {', '.join(sorted(unknown))}")
+            raise ValueError(f"the site declares no contingency {', '.join(sorted(unknown))}")
         self.active = active
         self._rewire()
 
