@@ -44,6 +44,8 @@ def hint(value: object, kind: object) -> str:
     info = _inner(inspect.type_info(kind))
     if isinstance(info, inspect.StrType) and isinstance(value, bool | int | float):
         return "; put it in quotes"
+    if isinstance(info, inspect.LiteralType) and str(value) in info.values:
+        return "; put it in quotes"
     if isinstance(info, inspect.LiteralType) and isinstance(value, str):
         return did_you_mean(value, [str(word) for word in info.values])
     numeric = isinstance(info, inspect.IntType | inspect.FloatType)
