@@ -10,10 +10,10 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from daemon.agent.configure import PYTHON
 from daemon.agent.pipe import PipeClosed, PipeEnd, PipeError
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ Launch = Callable[[int], subprocess.Popen[bytes]]
 
 def io_command(config_path: str, fd: int) -> list[str]:
     """The command line of the I/O process."""
-    return [sys.executable, "-m", "daemon.agent.io", "--config", config_path, "--fd", str(fd)]
+    return [*PYTHON, "-m", "daemon.agent.io", "--config", config_path, "--fd", str(fd)]
 
 
 def launcher(config_path: str, user: str | None) -> Launch:

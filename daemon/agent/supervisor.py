@@ -27,11 +27,11 @@ from collectors.hwmon import HwmonSensors
 from collectors.nvml import NvmlHost
 from daemon.agent.actuator import Actuator
 from daemon.agent.child import IoChild, launcher
+from daemon.agent.configure import PYTHON, ConfigReader, ConfigRefused, read_config
 from daemon.agent.hands import ThreadedHands
 from daemon.agent.state import DiskKeeper
 from daemon.sd_notify import Notifier
 from facility.config import AgentConfig
-from facility.loader import ConfigError, load_agent
 
 log = logging.getLogger(__name__)
 
@@ -59,24 +59,31 @@ def monotonic_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def read_config(path: Path) -> AgentConfig:
-    """The agent's file. Raises OSError, or ConfigError with every problem in it."""
-    try:
-        return load_agent(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise OSError(f"{path}: not UTF-8: {error}") from error
-
-
 def run_agent(config_path: Path, *, version: str = "") -> int:
-    """Run one node's agent until SIGTERM or SIGINT, and return the exit code.
+    """Become one node's agent, which runs until SIGTERM or SIGINT; SIGHUP reads the file again.
 
-    SIGHUP reads the file again. Problems with the file go to stderr.
+    A file that does not load is the only thing that returns: problems go to stderr. Otherwise this
+    process replaces itself, keeping its id, by one that holds no command line and no parser.
     """
     try:
         config = read_config(config_path)
-    except (ConfigError, OSError) as error:
+    except ConfigRefused as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
+    descriptor = os.memfd_create("agent-config", 0)
+    os.write(descriptor, msgspec.json.encode(config))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    # One heap instead of one per thread: the threads wait for the driver, not for memory.
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
+    arguments = [*PYTHON, "-m", "daemon.agent", str(config_path), str(descriptor), version]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, arguments, environment)  # noqa: S606 - ourselves, no shell
+    raise AssertionError("execve does not return")
+
+
+def guard(config_path: Path, config: AgentConfig, *, version: str = "") -> int:
+    """Run the agent in this process, unless another one has the same state directory."""
     try:
         with _only_one(Path(config.state_dir)):
             return Agent(config_path, config, version=version).run()
@@ -123,6 +130,7 @@ class Agent:
         self._child = IoChild(launcher(str(config_path), config.user))
         self._notifier = Notifier(os.environ)
         self._signals: set[int] = set()
+        self._reader: ConfigReader | None = None
         self._is_ready = False
         self._cycle_s = self._alive_s = self._told_s = -CYCLE_S_MAX
         self._told = ""
@@ -161,10 +169,8 @@ class Agent:
 
     def _loop(self) -> None:
         while not self._signals & {signal.SIGTERM, signal.SIGINT}:
-            if signal.SIGHUP in self._signals:
-                self._signals.discard(signal.SIGHUP)
-                self._reload()
             now_s = self._cycle_s = monotonic_s()
+            self._reload(now_s)
             incoming = self._child.receive(now_s)
             messages = self._actuator.cycle(now_s, time.time(), incoming)
             self._child.send(messages, now_s)
@@ -207,23 +213,31 @@ class Agent:
                 self._told = sentence
                 self._notifier.tell(STATUS=sentence)
 
-    def _reload(self) -> None:
-        """Read the file again and swap it in whole, or keep the old one and say why."""
-        microseconds = str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000)
-        self._notifier.tell(RELOADING="1", MONOTONIC_USEC=microseconds)
+    def _reload(self, now_s: float) -> None:
+        """After SIGHUP read the file again; swap it in whole, or keep the old one and say why."""
         try:
-            found = read_config(self._config_path)
-            kept = {key: getattr(self._config, key) for key in NEEDS_RESTART}
-            changed = [key for key, value in kept.items() if getattr(found, key) != value]
-            config = msgspec.structs.replace(found, **kept)
-            self._actuator.reconfigure(config)
-        except (ConfigError, OSError, ValueError) as error:
+            if signal.SIGHUP in self._signals and self._reader is None:
+                self._signals.discard(signal.SIGHUP)
+                microseconds = str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000)
+                self._notifier.tell(RELOADING="1", MONOTONIC_USEC=microseconds)
+                self._reader = ConfigReader(self._config_path, now_s)
+            found = self._reader.result(now_s) if self._reader is not None else None
+            if found is None:
+                return
+            self._swap(found, now_s)
+        except (OSError, ValueError) as error:
             log.error("event=reload-refused kept=old error=%r", str(error))
-        else:
-            self._config = config
-            self._child.send([("reload", b"{}")], monotonic_s())
-            log.info("event=reloaded needs_restart=%s", ",".join(changed) or "none")
+        self._reader = None
         self._notifier.tell(READY="1")
+
+    def _swap(self, found: AgentConfig, now_s: float) -> None:
+        kept = {key: getattr(self._config, key) for key in NEEDS_RESTART}
+        changed = [key for key, value in kept.items() if getattr(found, key) != value]
+        config = msgspec.structs.replace(found, **kept)
+        self._actuator.reconfigure(config)
+        self._config = config
+        self._child.send([("reload", b"{}")], now_s)
+        log.info("event=reloaded needs_restart=%s", ",".join(changed) or "none")
 
     def _stop(self) -> None:
         """Leave the ceilings as the policy says, say goodbye, let go; each within its time."""
