@@ -60,7 +60,8 @@ class NodeReporter:
             self._patience_s = now_s + view.config.call_timeout_s
             self._told_info = None
         because = view.cannot_actuate_because()
-        if not view.settled and now_s < self._patience_s:
+        is_new = self._told_info is None
+        if is_new and not view.settled and now_s < self._patience_s:
             return None
         config, identities = view.config, view.identities
         news = (because, identities, config.safe_ceiling_mhz, config.brake_ceiling_mhz)

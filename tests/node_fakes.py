@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from actuators.clocks import ClockActuator
+from controllers.node import NodeBrain, NodeOutputs
+from controllers.node_hands import CeilingWrite, HandsReport, NodeInputs
+from controllers.node_lease import NodeMemory
 from facility.config import AgentConfig
 from facility.ports import (
     DriverLost,
@@ -15,7 +19,16 @@ from facility.ports import (
     NodeSensors,
     SlowReading,
 )
-from facility.wire import Emergency, GpuIdentity, Lease
+from facility.wire import (
+    Applied,
+    Emergency,
+    Event,
+    GpuIdentity,
+    Lease,
+    NodeInfo,
+    NodeTelemetry,
+)
+from simulator.hands import InlineHands
 
 CLOCKS_MHZ = tuple(range(345, 1981, 15))
 SAFE_MHZ = 1200
@@ -47,6 +60,7 @@ class FakeGpu:
         """Every ceiling that was accepted, 0 for a reset."""
         self.ceiling_mhz: int | None = None
         self.demand_mhz = 1980
+        self.obeys = True
         self.margin_c: float | None = 40.0
         self.event_reasons = 0
         self.brake_s = 0.0
@@ -56,7 +70,7 @@ class FakeGpu:
 
     @property
     def clock_mhz(self) -> int:
-        return min(self.demand_mhz, self.ceiling_mhz or 1980)
+        return min(self.demand_mhz, (self.ceiling_mhz if self.obeys else None) or 1980)
 
     def identity(self) -> GpuIdentity:
         return GpuIdentity(
@@ -178,3 +192,75 @@ def emergency(
         issued_at_s=0.0,
         by="tests",
     )
+
+
+class Bench:
+    """A brain with inline hands over a fake host, stepped by the test's own clock."""
+
+    def __init__(
+        self,
+        *,
+        count: int = 2,
+        memory: NodeMemory | None = None,
+        config: AgentConfig | None = None,
+        session: str = "s1",
+    ) -> None:
+        self.config = config or agent_config()
+        self.host = FakeHost(count)
+        self.hands = InlineHands(
+            self.host,
+            sample_hz=self.config.sample_hz,
+            make_writer=ClockActuator,
+            sensors=FakeSensors(),
+        )
+        self.brain = NodeBrain(self.config, session=session, memory=memory or NodeMemory())
+        self.frames: list[NodeTelemetry] = []
+        self.infos: list[NodeInfo] = []
+        self.applied: list[Applied] = []
+        self.events: list[Event] = []
+        self.memories: list[NodeMemory] = []
+        self.requests: list[tuple[float, CeilingWrite]] = []
+        """Every ceiling that the brain asked for, and when."""
+
+    def step(
+        self, now_s: float, *, leases: Sequence[Lease] = (), emergencies: Sequence[Emergency] = ()
+    ) -> NodeOutputs:
+        """One step; results of its writes are told in the same step, as the actuator does."""
+        report = self.hands.poll(now_s)
+        first = outputs = self.brain.step(now_s, now_s, NodeInputs(report, leases, emergencies))
+        self._keep(outputs, now_s)
+        while outputs.writes:
+            results = self.hands.write(outputs.writes)
+            known = HandsReport(
+                report.generation,
+                report.identities,
+                report.host_fault,
+                (),
+                report.blind,
+                results,
+                report.sensors,
+            )
+            outputs = self.brain.step(now_s, now_s, NodeInputs(known))
+            self._keep(outputs, now_s)
+        return first
+
+    def _keep(self, outputs: NodeOutputs, now_s: float) -> None:
+        self.requests += [(now_s, write) for write in outputs.writes]
+        self.frames += [outputs.telemetry] if outputs.telemetry else []
+        self.infos += [outputs.info] if outputs.info else []
+        self.applied += [outputs.applied] if outputs.applied else []
+        self.memories += [outputs.memory] if outputs.memory else []
+        self.events += outputs.events
+
+    def run(self, start_s: float, end_s: float, period_s: float = 0.1) -> None:
+        """Step from `start_s` to `end_s`, both included."""
+        for count in range(round((end_s - start_s) / period_s) + 1):
+            self.step(round(start_s + count * period_s, 6))
+
+    def ceilings(self) -> list[int]:
+        """What the hardware holds now, 0 for no lock."""
+        return [gpu.ceiling_mhz or 0 for gpu in self.host.gpus]
+
+    def names(self) -> list[str]:
+        """The events told so far."""
+        return [event.event for event in self.events]
