@@ -127,6 +127,7 @@ class Engines:
         decoding = self.batch > 0.0
         share_max = np.where(decoding, self.engine.prefill_share_max, 1.0)
         share_max *= self.up & (self.batch < self.engine.batch_max)
+        rate = speed * share_max
         share = np.minimum(backlog_s / (speed * dt_s), share_max)
         key_tokens = self._key_tokens + self.batch * table.decoded
         decode = self.engine.decode_step(
@@ -139,7 +140,7 @@ class Engines:
         self.busy = np.where(decoding, 1.0, share)
         tokens = (1.0 - share) * dt_s / decode.seconds * decoding
         demand = self._demand(share, backlog_s, decode, decoding)
-        self._advance(at_s, dt_s, share * dt_s * speed, tokens)
+        self._advance(at_s, dt_s, share * dt_s * speed, rate, tokens)
         return demand
 
     def _demand(
@@ -159,9 +160,21 @@ class Engines:
         demand.bandwidth *= self.up
         return demand
 
-    def _advance(self, at_s: float, dt_s: float, prefill_s: FloatArray, tokens: FloatArray) -> None:
-        """Move both counters on and handle the requests whose mark they pass."""
+    def _advance(
+        self,
+        at_s: float,
+        dt_s: float,
+        prefill_s: FloatArray,
+        rate: FloatArray,
+        tokens: FloatArray,
+    ) -> None:
+        """Move both counters on and handle the requests whose mark they pass.
+
+        `rate` is the speed of the prefill counter while there are prompts: they go first, so it
+        reaches a mark before the step is over.
+        """
         table = self.requests
+        before_s = table.prefilled_s.copy()
         table.advance(prefill_s, tokens)
         done = table.passed()
         if len(done) == 0:
@@ -169,27 +182,27 @@ class Engines:
         decoded = table.decoding[done]
         first, last = done[~decoded], done[decoded]
         if len(first):
-            self._first_tokens(first, at_s, dt_s, prefill_s, tokens)
+            node = table.node[first]
+            reached_s = (table.mark[first] - before_s[node]) / np.maximum(rate[node], 1e-9)
+            self._first_tokens(first, node, at_s, np.clip(reached_s, 0.0, dt_s), dt_s, tokens)
         if len(last):
             self._last_tokens(last, at_s, dt_s, tokens)
 
     def _first_tokens(
         self,
         rows: IntArray,
+        node: IntArray,
         at_s: float,
+        reached_s: FloatArray,
         dt_s: float,
-        prefill_s: FloatArray,
         tokens: FloatArray,
     ) -> None:
-        """Prompts are done: the first token is out, and decode begins."""
+        """Prompts are done `reached_s` into the step: the first token is out, decode begins."""
         table = self.requests
-        node = table.node[rows]
-        moved = prefill_s[node]
-        late = (table.prefilled_s[node] - table.mark[rows]) / np.maximum(moved, 1e-12)
-        when = at_s + dt_s * (1.0 - np.minimum(late, 1.0))
         # A request that came during this step cannot have been served before it came.
-        when = np.maximum(when, table.at_s[rows] + table.work_s[rows] / self._prefill_rate[node])
-        begin = table.decoded[node] - tokens[node] * np.minimum(late, 1.0)
+        own_s = table.work_s[rows] / self._prefill_rate[node]
+        when = np.maximum(at_s + reached_s, table.at_s[rows] + own_s)
+        begin = table.decoded[node] - tokens[node] * (1.0 - reached_s / dt_s)
         table.first_s[rows] = when
         table.decoding[rows] = True
         table.where[rows] = node + self._count

@@ -44,7 +44,7 @@ def test_at_700_w_a_front_gpu_settles_some_42_k_over_its_inlet() -> None:
 def test_rear_gpus_run_15_to_27_per_cent_hotter_than_front_ones() -> None:
     model = heat()
     run(model, seconds=900.0, gpu_w=600.0, node_w=7200.0)
-    assert 1.10 <= model.die_c[REAR].mean() / model.die_c[FRONT].mean() <= 1.27
+    assert 1.15 <= model.die_c[REAR].mean() / model.die_c[FRONT].mean() <= 1.27
 
 
 def test_memory_runs_5_to_12_k_over_the_die() -> None:
