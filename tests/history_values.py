@@ -7,6 +7,7 @@ Run as `python -m tests.history_values PROGRAM FILE`.
 from __future__ import annotations
 
 import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,18 @@ def decision(
         routing=(),
         emergencies=(),
         events=events,
+    )
+
+
+def child(program: str, path: Path) -> subprocess.Popen[str]:
+    """Run one of the programs below in a process of its own; its output is what it says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.history_values", program, str(path)],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
 
 

@@ -108,7 +108,8 @@ def encode(
     """Compress four columns of equal length: uint16 offsets in ms, then float32 values."""
     offsets = np.frombuffer(offsets_ms, np.uint16)
     # Differences: a steady sampling rate becomes one repeated number. They wrap, and so do sums.
-    steps = np.diff(offsets, prepend=np.uint16(0)).astype("<u2")
+    steps = offsets.astype("<u2")
+    steps[1:] -= offsets[:-1]
     columns = [np.frombuffer(c, np.float32) for c in (power_w, sm_clock_mhz, temperature_c)]
     raw = _shuffled(steps) + b"".join(_shuffled(c.astype("<f4")) for c in columns)
     return zlib.compress(raw, LEVEL)
@@ -153,6 +154,32 @@ def joined(gpu: str, minute_s: int, parts: list[tuple[bytes, int]]) -> GpuMinute
     return GpuMinute(gpu, minute_s, at_s, power_w, sm_clock_mhz, temperature_c)
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Samples `begin` to `end` of a frame lie in this minute, at these offsets."""
+
+    minute_ms: int
+    begin: int
+    end: int
+    offsets_ms: array[int]
+
+
+def _pieces(end_s: float, span_s: float, count: int) -> list[_Piece]:
+    """Spread `count` samples over the `span_s` before `end_s`; split them where a minute ends."""
+    end_ms, step_ms = end_s * 1_000.0, span_s * 1_000.0 / count
+    times_ms = [max(0, round(end_ms - i * step_ms)) for i in reversed(range(count))]
+    pieces = []
+    begin = 0
+    while begin < count:
+        minute_ms = times_ms[begin] - times_ms[begin] % MINUTE_MS
+        offsets_ms = array(
+            "H", (t - minute_ms for t in times_ms[begin:] if t < minute_ms + MINUTE_MS)
+        )
+        pieces.append(_Piece(minute_ms, begin, begin + len(offsets_ms), offsets_ms))
+        begin += len(offsets_ms)
+    return pieces
+
+
 class RawSamples:
     """Collects frames into minutes and says which blocks are due. One thread uses it."""
 
@@ -170,8 +197,16 @@ class RawSamples:
         self._frame_s[frame.node] = frame.sampled_at_s
         span_s = frame.sampled_at_s - last_s
         span_s = min(span_s, FRAME_S_MAX) if span_s > 0.0 else FRAME_S_DEFAULT
+        pieces: dict[int, list[_Piece]] = {}
         for gpu in frame.gpus:
-            self._add_gpu(frame, gpu, span_s)
+            # A missing GPU's power is a worst case, not a reading.
+            missing = gpu.quality is Quality.MISSING
+            samples_w = (math.nan,) if missing else gpu.power_samples_w or (gpu.power_w,)
+            count = len(samples_w)
+            if count not in pieces:  # all GPUs of a frame are sampled alike, as a rule
+                pieces[count] = _pieces(frame.sampled_at_s, span_s, count)
+            for piece in pieces[count]:
+                self._add_piece(frame.node, gpu, piece, samples_w)
 
     def due(self, *, everything: bool) -> Iterator[Block]:
         """Blocks of ended minutes, and of those whose checkpoint is due (or all)."""
@@ -187,34 +222,20 @@ class RawSamples:
             elif not unwritten and now_s - minute.opened_s > IDLE_S:
                 del self._open[minute.gpu]
 
-    def _add_gpu(self, frame: NodeTelemetry, gpu: GpuReading, span_s: float) -> None:
-        samples_w = gpu.power_samples_w or (gpu.power_w,)
-        if gpu.quality is Quality.MISSING:
-            samples_w = (math.nan,)  # power_w is then a worst case, not a reading
+    def _add_piece(
+        self, node: str, gpu: GpuReading, piece: _Piece, samples_w: tuple[float, ...]
+    ) -> None:
+        minute = self._minute(gpu.uuid, node, piece.minute_ms)
+        count = piece.end - piece.begin
+        if minute is None:
+            self.refused_count += count
+            return
         clock_mhz = float(gpu.sm_clock_mhz) or math.nan
         temperature_c = math.nan if gpu.temperature_c is None else gpu.temperature_c
-        step_ms = span_s * 1_000.0 / len(samples_w)
-        end_ms = frame.sampled_at_s * 1_000.0
-        last = len(samples_w) - 1
-        times_ms = [max(0, round(end_ms - (last - i) * step_ms)) for i in range(last + 1)]
-        # Nearly every frame lies in one minute; the rest are split at the boundary.
-        first_minute, last_minute = times_ms[0] // MINUTE_MS, times_ms[-1] // MINUTE_MS
-        for number in range(first_minute, last_minute + 1):
-            if first_minute == last_minute:
-                chosen, chosen_w = times_ms, samples_w
-            else:
-                pairs = [
-                    p for p in zip(times_ms, samples_w, strict=True) if p[0] // MINUTE_MS == number
-                ]
-                chosen, chosen_w = [p[0] for p in pairs], tuple(p[1] for p in pairs)
-            minute = self._minute(gpu.uuid, frame.node, number * MINUTE_MS)
-            if minute is None:
-                self.refused_count += len(chosen)
-                continue
-            minute.offsets_ms.extend([at_ms - minute.minute_ms for at_ms in chosen])
-            minute.power_w.extend(chosen_w)
-            minute.sm_clock_mhz.extend([clock_mhz] * len(chosen))
-            minute.temperature_c.extend([temperature_c] * len(chosen))
+        minute.offsets_ms.extend(piece.offsets_ms)
+        minute.power_w.extend(samples_w[piece.begin : piece.end])
+        minute.sm_clock_mhz.extend(array("f", (clock_mhz,)) * count)
+        minute.temperature_c.extend(array("f", (temperature_c,)) * count)
 
     def _minute(self, gpu: str, node: str, minute_ms: int) -> _Minute | None:
         """The minute being collected, changed if need be; None when there are too many GPUs."""
