@@ -95,7 +95,7 @@ class ControlCycle:
         self._welcome_back(views, missing)
         self._begin_contingencies(snapshot.active)
         exposure_w = self._ledger.exposure_w(now_s, unlocked)
-        power_w = self._power_w(now_s, views, missing, exposure_w)
+        power_w = self._power_w(now_s, views, missing, exposure_w, mass_silence=mass_silence)
         heat = self._heat(snapshot, power_w)
         situation = self._situation(snapshot, power_w, movable, views, hold=mass_silence)
         proposal = self._policy.propose(situation)
@@ -180,10 +180,22 @@ class ControlCycle:
         self._active = active
 
     def _power_w(
-        self, now_s: float, views: list[NodeView], missing: BoolArray, exposure_w: FloatArray
+        self,
+        now_s: float,
+        views: list[NodeView],
+        missing: BoolArray,
+        exposure_w: FloatArray,
+        *,
+        mass_silence: bool,
     ) -> FloatArray:
-        """Per node what it draws, or all that it may draw when it is missing, W."""
+        """Per node what it draws, or all that it may draw when it is missing, W.
+
+        When the network is gone, or not there yet, nodes count under their leases or safe
+        ceilings: slowing the few that are heard for the many that are not would protect nobody.
+        """
         power_w = exposure_w.copy()
+        if mass_silence:
+            power_w = self._fleet.worst_case_w(self._ledger.granted_mhz(now_s))
         for place in np.flatnonzero(~missing):
             frame = views[place].telemetry
             assert frame is not None

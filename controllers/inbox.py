@@ -31,6 +31,8 @@ FRAMES_MAX: Final = 16_384
 SENDERS_MAX: Final = 4_096
 """Refusals are counted per sender up to this many senders, and under `other` beyond."""
 
+_TELL_AT: Final = {"no-birth": 5}
+"""A birth certificate is acknowledged and telemetry is not: at a start it may come second."""
 
 ItemT = TypeVar("ItemT")
 
@@ -161,7 +163,7 @@ class Inbox:
         if sender not in self._heard and len(self.refused) >= SENDERS_MAX:
             sender = "other"
         self.refused[sender, reason] += 1
-        if self.refused[sender, reason] == 1:
+        if self.refused[sender, reason] == _TELL_AT.get(reason, 1):
             self._events.append(
                 Event(
                     event="message-refused",

@@ -48,6 +48,10 @@ class Ledger:
         """Per node the highest ceiling that may be in force at `now_s`, MHz."""
         if now_s < self._inherited_until_s:
             return self._fleet.clock_mhz_max.astype(np.int64)
+        return self.granted_mhz(now_s)
+
+    def granted_mhz(self, now_s: float) -> IntArray:
+        """Per node the highest ceiling that this controller's leases allow at `now_s`, MHz."""
         highest = self._fleet.safe_ceiling_mhz.astype(np.int64).copy()
         for place, grants in enumerate(self._grants):
             while grants and grants[0].expires_at_s <= now_s:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec import Struct
+
 from facility.compiler import did_you_mean
 from facility.topology import Site
 from facility.wire import Emergency, Event, Request, Response
@@ -16,6 +18,15 @@ from facility.wire import Emergency, Event, Request, Response
 VERBS: Final = ("contingency", "brake", "release", "cap", "drain")
 
 Answer = dict[str, str | float | bool]
+
+
+class OrdersState(Struct, frozen=True, kw_only=True):
+    """The standing orders as a document; watts."""
+
+    contingencies: tuple[str, ...] = ()
+    brakes: tuple[str, ...] = ()
+    drained: tuple[str, ...] = ()
+    caps_w: dict[str, float] = {}
 
 
 class RequestError(ValueError):
@@ -40,6 +51,25 @@ class Orders:
             "cap": self._cap,
             "drain": self._drain,
         }
+
+    def state(self) -> OrdersState:
+        """What must survive a restart."""
+        return OrdersState(
+            contingencies=tuple(sorted(self.contingencies)),
+            brakes=tuple(sorted(self.brakes)),
+            drained=tuple(sorted(self.drained)),
+            caps_w=dict(sorted(self.caps_w.items())),
+        )
+
+    def restore(self, state: OrdersState) -> None:
+        """Take over the orders of an earlier life; what the site no longer knows is dropped."""
+        site = self._site
+        self.contingencies |= set(state.contingencies) & set(site.contingencies)
+        self.brakes |= set(state.brakes) & set(site.domains)
+        self.drained |= set(state.drained) & set(site.nodes)
+        for name, cap_w in state.caps_w.items():
+            if name in site.domains:
+                self.caps_w[name] = min(cap_w, site.domains[name].capacity_w)
 
     @property
     def active(self) -> frozenset[str]:

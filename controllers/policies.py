@@ -117,15 +117,17 @@ class ShavingPolicy:
         )
         cramped = (situation.shares[~room] > 0.0).any(axis=0)
         step_mhz = control.raise_ratio_per_s * control.cycle_s * fleet.clock_mhz_max
+        limit_w = control.release_ratio * situation.capacity_w
         may = situation.movable & ~cramped & (ceiling_mhz < fleet.clock_mhz_max)
         for stage in reversed(self._stages(situation)):
             group = stage.nodes & may
-            if group.any():
-                raised = np.where(group, ceiling_mhz + np.maximum(step_mhz, 1), ceiling_mhz)
-                up: IntArray = np.maximum(fleet.snap_mhz(raised), ceiling_mhz)
-                stuck = group & (up == ceiling_mhz)
-                up[stuck] = fleet.snap_mhz(ceiling_mhz + fleet.clock_mhz_step)[stuck]
-                return up
+            step = np.maximum(step_mhz, fleet.clock_mhz_step)
+            raised = np.where(group, fleet.snap_mhz(ceiling_mhz + step), ceiling_mhz)
+            ceiling_mhz = np.maximum(raised, ceiling_mhz)
+            may &= ~group
+            # The next stage rises as well only where this one leaves room for it.
+            full = situation.alive & (situation.predicted_w(ceiling_mhz) >= limit_w)
+            may &= ~(situation.shares[full] > 0.0).any(axis=0)
         return ceiling_mhz
 
     def _tightest(self, situation: Situation) -> tuple[IntArray, FloatArray]:

@@ -103,15 +103,17 @@ class Reporter:
         return Mode.SHAVING if bound.any() else Mode.NORMAL
 
     def _struck(self, outcome: Outcome, name: str) -> tuple[str, ...]:
-        """Active contingencies that change what this domain may carry, or carries."""
+        """Active contingencies that change what this domain, or what feeds it, may carry."""
         fleet = outcome.situation.fleet
+        parents = self._site.domains[name].parents
         place = fleet.domain_index[name]
         struck = []
         for contingency in sorted(outcome.snapshot.active):
             alone = frozenset({contingency})
             changed = fleet.capacity_w(alone)[place] != fleet.capacity_w(frozenset())[place]
             moved = (fleet.shares(alone)[place] != fleet.shares(frozenset())[place]).any()
-            if changed or moved:
+            orphaned = any(parent in self._site.lost(alone) for parent in parents)
+            if changed or moved or orphaned:
                 struck.append(contingency)
         return tuple(struck)
 

@@ -44,17 +44,40 @@ def test_a_row_that_would_pass_its_capacity_is_held_under_it(policy: PolicyName)
     assert "slowed" in state.sentence
 
 
-def test_low_priority_gives_first_and_gets_back_last() -> None:
-    row = Row(site_of(policy="ampacity"), load_ratio=0.95)
-    decision = row.run(60)
+def test_low_priority_gives_first() -> None:
+    row = Row(site_of(policy="ampacity"), load_ratio=0.4)
+    row.run(120)
+    row.load_ratio = 0.6
+    before = row.run(20)
+    low, high = by_priority(row.site, "low"), by_priority(row.site, "high")
+    highest = row.site.nodes["n01"].model.gpu.clock_mhz_max
+    assert max(ceilings(before, low)) < highest
+    assert set(ceilings(before, high)) == {highest}
+
+
+def test_high_priority_gives_only_when_low_is_at_its_safe_ceiling() -> None:
+    row = Row(site_of(policy="ampacity"), load_ratio=0.4)
+    row.run(120)
+    row.load_ratio = 0.9
+    decision = row.run(20)
     low, high = by_priority(row.site, "low"), by_priority(row.site, "high")
     safe = row.site.nodes["n01"].model.gpu.safe_ceiling_mhz
     assert set(ceilings(decision, low)) == {safe}
     assert min(ceilings(decision, high)) > safe
-    row.load_ratio = 0.3
-    decision = row.run(10)
-    assert set(ceilings(decision, low)) == {safe}
-    assert min(ceilings(row.run(120), low)) > safe
+
+
+def test_high_priority_gets_back_first() -> None:
+    row = Row(site_of(policy="ampacity"), load_ratio=0.4)
+    row.run(120)
+    row.load_ratio = 0.9
+    before = row.run(20)
+    row.load_ratio = 0.62
+    decision = row.run(60)
+    low, high = by_priority(row.site, "low"), by_priority(row.site, "high")
+    risen_high = min(ceilings(decision, high)) - min(ceilings(before, high))
+    risen_low = min(ceilings(decision, low)) - min(ceilings(before, low))
+    assert risen_high > 0
+    assert risen_low <= risen_high
 
 
 def test_uniform_slows_everybody_alike() -> None:
@@ -194,9 +217,7 @@ def test_a_gpu_that_may_run_above_its_ceiling_makes_its_node_uncontrollable(
     assert node.controllable is controllable
 
 
-def test_until_one_lease_has_passed_every_node_counts_as_an_earlier_controller_may_have_left_it() -> (
-    None
-):
+def test_until_one_lease_has_passed_an_earlier_controller_may_have_unlocked_everything() -> None:
     row = Row(site_of(), load_ratio=0.3)
     highest_w = sum(node.model.power_w_max for node in row.site.nodes.values())
     assert domain(row.step(), "row-1").exposure_w == pytest.approx(highest_w)

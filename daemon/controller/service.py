@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from controllers.cycle import ControlCycle
 from controllers.inbox import Inbox
+from controllers.operator import OrdersState
 from daemon.bus import Bus
 from daemon.clock import Clock
 from daemon.store.audit import Audit
@@ -41,9 +42,14 @@ STATE_REPEAT_CYCLES: Final = 5
 """An unchanged domain is told again this often, so that its time shows that somebody is there."""
 
 
+def _forget(_orders: OrdersState) -> str:
+    """Keep nothing: a demo's orders end with it."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the loop is wired to."""
+    """What the loop is wired to. `keep_orders` returns what went wrong, empty for nothing."""
 
     bus: Bus
     clock: Clock
@@ -52,13 +58,21 @@ class Surroundings:
     audit: Audit
     routers: Sequence[RouterPort] = ()
     after_cycle: Callable[[Decision], None] | None = None
+    keep_orders: Callable[[OrdersState], str] = _forget
 
 
 class ControllerService:
     """One controller of one site."""
 
     def __init__(
-        self, site: Site, surroundings: Surroundings, *, name: str, session: str, epoch: int
+        self,
+        site: Site,
+        surroundings: Surroundings,
+        *,
+        name: str,
+        session: str,
+        epoch: int,
+        orders: OrdersState | None = None,
     ) -> None:
         self.site = site
         self.epoch = epoch
@@ -68,6 +82,7 @@ class ControllerService:
         self._topics = Topics(site.name)
         self._codec = Codec()
         self.inbox = Inbox(site, codec=self._codec)
+        self._orders = orders or OrdersState()
         self._cycle: ControlCycle | None = None
         self._woken = asyncio.Event()
         self._told: dict[str, tuple[object, int]] = {}
@@ -109,6 +124,7 @@ class ControllerService:
         """Cycle until told to stop; drift-free, on the given clock."""
         clock, period_s = self._to.clock, self.site.control.cycle_s
         self._cycle = ControlCycle(self.site, epoch=self.epoch, started_at_s=clock.now_s())
+        self._cycle.orders.restore(self._orders)
         self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
         next_s = clock.now_s() + period_s
         while not stopping.is_set():
@@ -259,6 +275,26 @@ class ControllerService:
             self._respond(response)
         for event in events:
             self._tell(event)
+        self._keep_orders(wall_s)
+
+    def _keep_orders(self, wall_s: float) -> None:
+        """Put the standing orders on disk when they have changed."""
+        assert self._cycle is not None
+        orders = self._cycle.orders.state()
+        if orders == self._orders:
+            return
+        self._orders = orders
+        problem = self._to.keep_orders(orders)
+        if problem:
+            self._tell(
+                Event(
+                    event="orders-not-kept",
+                    severity="critical",
+                    at_s=wall_s,
+                    source="controller",
+                    sentence=problem[:1024],
+                )
+            )
 
     def _respond(self, response: Response) -> None:
         self._to.bus.publish(self._topics.response(response.verb), encode(response), COMMAND)

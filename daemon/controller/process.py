@@ -1,0 +1,200 @@
+"""The controller as a service: configuration, wiring, signals, and the way out.
+
+It starts only what a decision needs around the loop. A clean stop leaves leases to run out, which
+takes every node to its safe ceiling. SIGHUP checks the files and, if they are good, starts the same
+process image anew with them; leases in force bridge the gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from actuators.haproxy import HaproxyRouter
+from actuators.null import NullRouter
+from daemon.bus import Bus, LastWords
+from daemon.clock import SystemClock
+from daemon.config_file import read_config
+from daemon.controller.epoch import next_epoch
+from daemon.controller.orders_file import read_orders, write_orders
+from daemon.controller.service import ControllerService, Surroundings
+from daemon.sd_notify import Notifier
+from daemon.store.audit import open_audit
+from daemon.store.history import History, open_history
+from daemon.version import VERSION
+from daemon.web.api import make_app
+from daemon.web.board import Board
+from daemon.web.server import WebServer
+from facility.config import ControllerConfig
+from facility.decisions import Decision
+from facility.loader import load_controller, load_site
+from facility.topics import Topics
+from facility.topology import Site
+from facility.wire import ControllerStatus, encode
+
+LOG = logging.getLogger(__name__)
+
+STOP_S: Final = 5.0
+
+
+def load_files(path: str) -> tuple[ControllerConfig, Site]:
+    """The controller's configuration and its site, both checked whole.
+
+    A relative `site_file` is beside the configuration. Raises ConfigError.
+    """
+    config = load_controller(read_config(path), path)
+    site_path = str(Path(path).parent / config.site_file)
+    return config, load_site(read_config(site_path), site_path)
+
+
+class ControllerProcess:
+    """One controller, from its files to its exit."""
+
+    def __init__(self, path: str, config: ControllerConfig, site: Site) -> None:
+        self._path = path
+        self._config = config
+        self._site = site
+        self._clock = SystemClock()
+        self._notifier = Notifier(os.environ)
+        self._stopping = asyncio.Event()
+        self._restart = False
+        self._ready_told = False
+        self._bus: Bus | None = None
+        self._history: History | None = None
+
+    async def run(self) -> bool:
+        """Run until a signal; returns whether to start again with fresh files.
+
+        Raises:
+            StoreError, EpochError, OrdersFileError, WebError, SecretsError: it cannot start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        async with contextlib.AsyncExitStack() as stack:
+            service = await self._build(stack)
+            LOG.info(
+                "event=started controller=%s site=%s epoch=%d policy=%s shadow=%s",
+                self._config.controller,
+                self._site.name,
+                service.epoch,
+                self._site.control.policy,
+                self._site.control.shadow,
+            )
+            await service.run(self._stopping)
+            self._notifier.tell(STOPPING="1", STATUS="stopping: leases run out")
+        return self._restart
+
+    async def _build(self, stack: contextlib.AsyncExitStack) -> ControllerService:
+        config, clock = self._config, self._clock
+        directory = Path(config.store.directory)
+        epoch = next_epoch(directory, wall_s=clock.wall_s())
+        orders = read_orders(directory)
+        history = self._history = open_history(config.store, site=self._site.name)
+        stack.callback(history.close)
+        audit = open_audit(config.store)
+        stack.callback(audit.close)
+        board = Board(self._site)
+        app = make_app(board, readiness=self._readiness, version=VERSION)
+        web = WebServer(app, config.http.host, config.http.port)
+        await web.start()
+        stack.push_async_callback(web.stop)
+        session = f"c-{secrets.token_hex(6)}"
+        bus = self._bus = self._make_bus(session, epoch)
+        router = self._router()
+        stack.push_async_callback(router.close)
+        stack.push_async_callback(router.expire, float("inf"))
+        service = ControllerService(
+            self._site,
+            Surroundings(
+                bus=bus,
+                clock=clock,
+                board=board,
+                history=history,
+                audit=audit,
+                routers=(router,),
+                after_cycle=self._after_cycle,
+                keep_orders=lambda state: write_orders(directory, state),
+            ),
+            name=config.controller,
+            session=session,
+            epoch=epoch,
+            orders=orders,
+        )
+        service.subscribe()
+        await bus.start()
+        stack.push_async_callback(bus.stop)
+        return service
+
+    def _make_bus(self, session: str, epoch: int) -> Bus:
+        name = self._config.controller
+        status = ControllerStatus(
+            controller=name, state="lost", leader=False, epoch=epoch, session=session
+        )
+        gone = msgspec.structs.replace(status, state="disconnected")
+        topic = Topics(self._site.name).controller_status(name)
+        return Bus(
+            self._config.broker,
+            identifier=f"ampacity-controller-{self._site.name}-{name}",
+            last_words=LastWords(topic, lost=encode(status), disconnected=encode(gone)),
+        )
+
+    def _router(self) -> HaproxyRouter | NullRouter:
+        if self._config.haproxy is None or self._site.control.shadow:
+            return NullRouter()
+        return HaproxyRouter(self._config.haproxy)
+
+    def _readiness(self) -> Mapping[str, str]:
+        assert self._bus is not None
+        assert self._history is not None
+        error = self._history.counters().get("last_error")
+        return {
+            "broker": "" if self._bus.connected else self._bus.detail,
+            "store": str(error or ""),
+        }
+
+    def _after_cycle(self, decision: Decision) -> None:
+        """Signs of life come from finished cycles only."""
+        assert self._bus is not None
+        fields = {"WATCHDOG": "1", "STATUS": decision.sentence}
+        if not self._ready_told and self._bus.connected:
+            self._ready_told = True
+            fields["READY"] = "1"
+        self._notifier.tell(**fields)
+
+    def _reload(self) -> None:
+        """SIGHUP: check everything first; what is wrong changes nothing."""
+        try:
+            load_files(self._path)
+        except ValueError as error:
+            LOG.error("event=reload-refused the files are kept as they were: %s", error)
+            return
+        now_us = int(self._clock.now_s() * 1e6)
+        self._notifier.tell(RELOADING="1", MONOTONIC_USEC=str(now_us))
+        LOG.info("event=reload starting anew with the files as they are now")
+        self._restart = True
+        self._stopping.set()
+
+
+def run_controller(path: str) -> int:
+    """Run a controller until it is told to stop; returns its exit code.
+
+    Raises:
+        ConfigError: the files are wrong, with every problem.
+    """
+    config, site = load_files(path)
+    again = asyncio.run(ControllerProcess(path, config, site).run())
+    if again:
+        os.execv(sys.executable, [sys.executable, "-m", "daemon.main", *sys.argv[1:]])  # noqa: S606
+    return 0

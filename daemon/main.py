@@ -1,0 +1,111 @@
+"""The command `ampacity`: which subcommand, which logger, which exit code.
+
+Each subcommand's module is imported only when it is called, so that an agent never carries what a
+controller needs. Data goes to stdout, talk to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from daemon.exit_codes import EX_CONFIG, EX_SOFTWARE
+from daemon.logs import set_up_logging
+from daemon.version import VERSION
+
+EPILOG: Final = """\
+Exit codes: 0 done; 1 the answer is no, or problems were found; 2 usage; 69 the broker or a port is
+not available; 70 a bug; 77 no permission; 78 configuration; 128+N ended by signal N.
+`ampacity COMMAND --help` explains each command.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand: its module has `add_arguments(parser)` and `run(args) -> int`."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS: Final = (
+    Command("demo", "daemon.demo.command", "the whole system on a simulated row, with a verdict"),
+    Command("agent", "daemon.agent_command", "the service on a GPU host"),
+    Command("controller", "daemon.controller_command", "the service that decides"),
+    Command("check", "daemon.check_command", "check configuration files, whole"),
+    Command("config", "daemon.config_command", "schemas, examples, an agent's file"),
+    Command("version", "daemon.version_command", "which Ampacity this is"),
+)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Command]:
+    """The arguments of the one subcommand that was asked for; exits with 2 on wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="ampacity",
+        description="Runs more GPUs behind the same breakers.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default=None,
+        help="what is logged to stderr (default: info for services, warning for the rest)",
+    )
+    table = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    asked = next((word for word in arguments if not word.startswith("-")), "")
+    for command in COMMANDS:
+        sub = table.add_parser(command.name, help=command.help)
+        if command.name == asked:
+            importlib.import_module(command.module).add_arguments(sub)
+    args = parser.parse_args(arguments)
+    return args, next(command for command in COMMANDS if command.name == args.command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    args, command = parse(sys.argv[1:] if arguments is None else arguments)
+    service = command.name in ("agent", "controller")
+    set_up_logging(args.log_level or ("info" if service else "warning"))
+    try:
+        code = importlib.import_module(command.module).run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; saying so would fail again.
+        sys.stderr.close()
+        return 141
+    except Exception as error:  # noqa: BLE001 - the last stop: a line or a trace, never silence
+        return _failed(command, error)
+    assert isinstance(code, int)
+    return code
+
+
+def _failed(command: Command, error: Exception) -> int:
+    """An error that a command did not answer itself: expected ones in a line, bugs in full."""
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        print(f"ampacity {command.name}: {error}", file=sys.stderr)
+        return code
+    if type(error).__name__ == "ConfigError":
+        print(error, file=sys.stderr)
+        return EX_CONFIG
+    if isinstance(error, OSError) and error.filename is not None:
+        print(f"ampacity {command.name}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EX_CONFIG
+    import traceback
+
+    traceback.print_exception(error)
+    print(f"ampacity {command.name}: this is a bug, please report it", file=sys.stderr)
+    return EX_SOFTWARE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
