@@ -50,15 +50,21 @@ class Outcome:
         return np.array([view.missing for view in self.snapshot.nodes.values()])
 
 
+START_CYCLES: Final = 10
+"""After so many cycles a node that has never been heard is told of as missing."""
+
+
 class Reporter:
     """Tells about cycles; keeps the last modes and the last missing nodes to tell changes."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._modes: dict[str, Mode] = dict.fromkeys(site.domains, Mode.NORMAL)
-        self._missing: frozenset[str] = frozenset()
+        # At a start nobody has been heard: who speaks is news, who is silent only after a while.
+        self._missing = frozenset(site.nodes)
+        self._cycles_count = 0
         self._loose: frozenset[str] = frozenset()
-        self._held = False
+        self._held = True
 
     def domains(self, outcome: Outcome) -> tuple[DomainState, ...]:
         """One state per domain, in site order."""
@@ -179,6 +185,9 @@ class Reporter:
                      f"{state.domain}: {state.mode.value}: {state.sentence}")
                 )  # fmt: skip
                 self._modes[state.domain] = state.mode
+        self._cycles_count += 1
+        if self._cycles_count == START_CYCLES:
+            self._missing, self._held = frozenset(), False
         views = outcome.snapshot.nodes
         missing = frozenset(name for name, view in views.items() if view.missing)
         loose = frozenset(

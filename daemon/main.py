@@ -31,12 +31,18 @@ class Command:
     name: str
     module: str
     help: str
+    log_level: str = "warning"
 
 
 COMMANDS: Final = (
-    Command("demo", "daemon.demo.command", "the whole system on a simulated row, with a verdict"),
-    Command("agent", "daemon.agent_command", "the service on a GPU host"),
-    Command("controller", "daemon.controller_command", "the service that decides"),
+    Command(
+        "demo",
+        "daemon.demo.command",
+        "the whole system on a simulated row, with a verdict",
+        log_level="critical",  # it tells its own story; --log-level info adds the services' lines
+    ),
+    Command("agent", "daemon.agent_command", "the service on a GPU host", log_level="info"),
+    Command("controller", "daemon.controller_command", "the service that decides", "info"),
     Command("check", "daemon.check_command", "check configuration files, whole"),
     Command("config", "daemon.config_command", "schemas, examples, an agent's file"),
     Command("version", "daemon.version_command", "which Ampacity this is"),
@@ -54,9 +60,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Command]:
     parser.add_argument("--version", action="version", version=VERSION)
     parser.add_argument(
         "--log-level",
-        choices=("debug", "info", "warning", "error"),
+        choices=("debug", "info", "warning", "error", "critical"),
         default=None,
-        help="what is logged to stderr (default: info for services, warning for the rest)",
+        help="what is logged to stderr (default: info for services, warning or less for the rest)",
     )
     table = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = next((word for word in arguments if not word.startswith("-")), "")
@@ -71,8 +77,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Command]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     args, command = parse(sys.argv[1:] if arguments is None else arguments)
-    service = command.name in ("agent", "controller")
-    set_up_logging(args.log_level or ("info" if service else "warning"))
+    set_up_logging(args.log_level or command.log_level)
     try:
         code = importlib.import_module(command.module).run(args)
         sys.stdout.flush()

@@ -19,7 +19,7 @@ from daemon.embedded_broker import BrokerStartError
 from daemon.exit_codes import EX_UNAVAILABLE
 from daemon.web.server import WebError
 from facility.config import POLICIES
-from facility.wire import Mode
+from facility.wire import Event, Mode
 from simulator.trace import Trace, TraceError, load_trace
 
 SAY_EVERY_RATIO: Final = 0.05
@@ -150,6 +150,7 @@ class _Teller:
         self._mode: Mode | None = None
         self._started = False
         self._failed = False
+        self._told_until_s = 0.0
 
     def tell(self, stage: Stage) -> None:
         """Called once per simulated second."""
@@ -171,10 +172,24 @@ class _Teller:
             self._failed = True
             print(f"{'':>9}--- {settings.contingency}: a UPS has failed ---", file=sys.stderr)
             self._next_s = stage.plant.now_s
+        self._tell_events(snapshot.events)
         if row.mode is not self._mode or stage.plant.now_s >= self._next_s:
             self._mode = row.mode
             self._next_s = stage.plant.now_s + self._every_s
             print(self._line(stage, snapshot.leases), file=sys.stderr)
+
+    def _tell_events(self, events: tuple[Event, ...]) -> None:
+        """Repeat what a person must see, oldest first; the page has the rest."""
+        fresh = []
+        for event in events:
+            if event.at_s <= self._told_until_s:
+                break
+            if event.severity == "critical" and event.source == "controller":
+                fresh.append(event)
+        if events:
+            self._told_until_s = max(self._told_until_s, events[0].at_s)
+        for event in reversed(fresh):
+            print(f"{'':>9}! {event.sentence}", file=sys.stderr)
 
     def _line(self, stage: Stage, leases: object) -> str:
         truth = stage.plant.truth()
