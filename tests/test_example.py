@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,8 @@ from facility.example import (
 from facility.loader import load_agent, load_controller, load_site_config
 from facility.topology import GpuModel, Site
 from facility.yaml_text import to_yaml
+from simulator.engine import Engine
+from simulator.gpu import H100_SXM
 
 UPS_A_LOST = frozenset({"ups-a-lost"})
 
@@ -74,6 +77,28 @@ def test_the_worst_case_table_is_not_far_above_the_law_either() -> None:
             law_w(clock_mhz, cores_ratio=0.4, memory_ratio=0.65),
         )
         assert power_w - min(law, 700.0) < 4.0, clock_mhz
+
+
+@pytest.mark.parametrize("clock_mhz", range(345, 1981, 15))
+def test_the_worst_case_table_lies_above_what_the_twins_engine_can_make_a_gpu_draw(
+    clock_mhz: int,
+) -> None:
+    engine, batch = Engine(), np.array([1.0, 8.0, 32.0, 128.0])
+    loads = [(float(engine.prefill_load(np.array([engine.chunk_tokens]))[0]), 0.18)]
+    for context_tokens in (100.0, 1_000.0, 8_000.0):
+        step = engine.decode_step(
+            batch=batch,
+            key_tokens=batch * context_tokens,
+            clock_ratio=np.full(4, clock_mhz / 1980.0),
+            byte_per_s=np.full(4, 8 * H100_SXM.memory_byte_per_s),
+        )
+        loads += zip(step.intensity.tolist(), step.bandwidth.tolist(), strict=True)
+    drawn_w = max(
+        H100_SXM.power_w_at(clock_mhz, intensity=a, bandwidth=m, temperature_c=65.0)
+        for a, m in loads
+    )
+
+    assert min(drawn_w, 700.0) <= h100().power_w_at(clock_mhz)
 
 
 def test_a_node_draws_8_4_kw_at_its_worst() -> None:
