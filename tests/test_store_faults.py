@@ -120,6 +120,20 @@ def test_a_damaged_file_is_kept_aside_and_a_new_one_begun(path: Path, clock: Clo
     assert sorted(kept) == ["history-corrupt", "test"]
 
 
+def test_an_alarm_of_the_store_itself_is_kept_once(path: Path, clock: Clock) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"SQLite format 3\0" + os.urandom(8_192))
+    store = started(path, clock)
+    for alarm in store.take_events():
+        store.record_event(alarm)
+    forged = event(1, event="history-corrupt", source="history")
+    store.record_event(forged)
+    flushed(store)
+    assert len(store.events(EventFilter(event="history-corrupt"))) == 2
+    assert forged in store.events(EventFilter())
+    store.close()
+
+
 def test_a_damaged_page_is_found_at_start(path: Path, clock: Clock) -> None:
     store = started(path, clock)
     for number in range(2_000):
@@ -151,6 +165,7 @@ def test_damage_while_in_use_is_found_and_costs_no_waiting_row(
     alarms = [one.event for one in history.take_events()]
     assert alarms == ["history-corrupt", "history-failing", "history-recovered"]
     assert "number 7777" in {one.sentence for one in history.events(EventFilter())}
+    assert history.counters()["last_error"] == ""
     assert len(list(path.parent.glob("history.db.corrupt-*"))) == 1
     assert integrity(path) == "ok"
 

@@ -155,7 +155,10 @@ class Audit:
         return self._health.failing
 
     def take_events(self) -> Sequence[Event]:
-        """The log's own alarms since the last call, to be alerted on; they are recorded already."""
+        """The log's own alarms since the last call, to be alerted on.
+
+        They are recorded here already, and not twice when they come back by `record_event`.
+        """
         return self._health.take_events()
 
     def counters(self) -> dict[str, Any]:
@@ -246,7 +249,8 @@ class _Sink:
             case Record():
                 self._append(item)
             case Event():
-                self._append(_event_record(item))
+                if not self._health.is_own(item):
+                    self._append(_event_record(item))
             case Applied():
                 at_s, node = item.applied_at_s, item.node
                 self._append(Record(at_s, "applied", node, item.decision_id, _text(item)))

@@ -50,6 +50,7 @@ class Health:
         self._next_try_s = float("-inf")
         self._alarms: deque[Event] = deque(maxlen=ALARMS_MAX)
         self._own: deque[Event] = deque(maxlen=ALARMS_MAX)
+        self._told: deque[Event] = deque(maxlen=ALARMS_MAX)
 
     def may_try(self) -> bool:
         """Whether the backoff is over."""
@@ -67,7 +68,8 @@ class Health:
             self.alarm("failing", self._severity, sentence)
 
     def worked(self) -> None:
-        """A write succeeded: forget the backoff, and say so if it had failed before."""
+        """A write succeeded: nothing is wrong now; say so if it had failed before."""
+        self.last_error = ""
         self._retry_s = self._retry_s_min
         self._next_try_s = float("-inf")
         if self.failing:
@@ -94,17 +96,22 @@ class Health:
         logger.log(level, "event=%s sentence=%r", event.event, sentence)
         self._alarms.append(event)
         self._own.append(event)
+        self._told.append(event)
 
     def take_events(self) -> tuple[Event, ...]:
         """Alarms since the last call, oldest first; from any one thread."""
         return _drained(self._alarms)
+
+    def is_own(self, event: Event) -> bool:
+        """Whether the event is one of this store's alarms coming back; its writer thread asks."""
+        return event.source == self.store and event in self._told
 
     def take_own(self) -> tuple[Event, ...]:
         """The same alarms once more, for the store to keep in itself."""
         return _drained(self._own)
 
     def counters(self) -> dict[str, Any]:
-        """Counts as plain values."""
+        """Counts as plain values; `last_error` is empty while writing works."""
         return {
             "written": dict(self.written),
             "dropped": dict(self.dropped),

@@ -124,12 +124,17 @@ class History(Protocol):
     def take_events(self) -> Sequence[Event]:
         """What the store itself has to report since the last call: disk full, file corrupt, ...
 
-        They are in the history already; they are returned to be alerted on and audited.
+        They are in the history already, and not twice when they come back by `record_event`;
+        they are returned to be alerted on and audited.
         """
         ...
 
     def counters(self) -> dict[str, Any]:
-        """Counts since start: `written` and `dropped` by kind, queue depth, last error."""
+        """Counts since start: `written` and `dropped` by kind, queue depth.
+
+        `last_error` says what is wrong now and is empty while writing works; `failing` says whether
+        anything waits for that.
+        """
         ...
 
     def flush(self, *, timeout_s: float) -> bool:

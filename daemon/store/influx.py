@@ -257,7 +257,8 @@ class _Sink:
                 for event in item.events:
                     self._add_event(event)
             case Event():
-                self._add_event(item)
+                if not self._health.is_own(item):
+                    self._add_event(item)
             case _:
                 raise TypeError(f"history keeps no {type(item).__name__} as {kind}")
         self._trim()

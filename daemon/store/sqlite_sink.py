@@ -85,7 +85,8 @@ class SqliteSink:
                 for event in item.events:
                     self._add("event", event_row(event))
             case Event():
-                self._add("event", event_row(item))
+                if not self._health.is_own(item):
+                    self._add("event", event_row(item))
             case _:
                 raise TypeError(f"history keeps no {type(item).__name__} as {kind}")
 
