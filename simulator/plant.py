@@ -98,7 +98,7 @@ class Plant:
         self.bank = GpuBank(
             parts, self._node_of, boards, ignored_ratio=self.settings.lock_ignored_ratio
         )
-        self.heat = Heat(parts, self._node_of, self._zone_air(), air)
+        self.heat = Heat(parts, self._node_of, ZoneAir.of(site), air)
         self.tree = PowerTree(site)
         self._node_power = NodePower(site)
         self.book = LatencyBook(len(PRIORITIES))
@@ -115,14 +115,6 @@ class Plant:
         self._meter_gain = 1.0 + meters.uniform(-spread, spread, len(self._nodes))
         self._meter_follows = 1.0 - math.exp(-self.settings.dt_s / self.settings.meter_lag_s)
         self._set_up_nodes()
-
-    def _zone_air(self) -> ZoneAir:
-        zones = [domain for domain in self.site.domains.values() if domain.is_zone]
-        rank = {domain.name: place for place, domain in enumerate(zones)}
-        return ZoneAir(
-            np.array([-1 if node.zone is None else rank[node.zone] for node in self._nodes]),
-            np.array([domain.capacity_w for domain in zones]),
-        )
 
     def _scaled_load(self, rng: np.random.Generator) -> Load | None:
         """The load, or None where no node serves anything."""

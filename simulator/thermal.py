@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from facility.topology import Site
 from simulator.gpu import GpuConstants
 
 FloatArray = NDArray[np.float64]
@@ -49,6 +50,17 @@ class ZoneAir:
 
     zone_of: IntArray
     capacity_w: FloatArray
+
+    @classmethod
+    def of(cls, site: Site) -> ZoneAir:
+        """The zones of a site, in its order."""
+        zones = [domain for domain in site.domains.values() if domain.is_zone]
+        rank = {domain.name: place for place, domain in enumerate(zones)}
+        nodes = site.nodes.values()
+        return cls(
+            np.array([-1 if node.zone is None else rank[node.zone] for node in nodes]),
+            np.array([domain.capacity_w for domain in zones]),
+        )
 
 
 class Heat:

@@ -8,7 +8,7 @@ import pytest
 from simulator.gpu import H100_SXM
 from simulator.thermal import SUPPLY_C, Heat, ZoneAir
 
-STEP_S = 0.1
+STEP_S = 0.2
 NODES = 4
 FRONT, REAR = np.tile([True] * 4 + [False] * 4, NODES), np.tile([False] * 4 + [True] * 4, NODES)
 
