@@ -43,6 +43,7 @@ COMMANDS: Final = (
     ),
     Command("agent", "daemon.agent_command", "the service on a GPU host", log_level="info"),
     Command("controller", "daemon.controller_command", "the service that decides", "info"),
+    Command("simulate", "daemon.simulate_command", "run an experiment offline, policies compared"),
     Command("check", "daemon.check_command", "check configuration files, whole"),
     Command("config", "daemon.config_command", "schemas, examples, an agent's file"),
     Command("version", "daemon.version_command", "which Ampacity this is"),

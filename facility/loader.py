@@ -94,6 +94,34 @@ def load_any(text: str, path: str) -> tuple[SiteConfig, Site] | AgentConfig | Co
     return _agent(document, path) if kind is AgentConfig else _controller(document, path)
 
 
+def load_document(text: str, path: str, kind: type[ConfigT], changes: Mapping[str, str]) -> ConfigT:
+    """Load a document of any other kind, with values of some keys replaced beforehand.
+
+    Args:
+        text: the document.
+        path: its name in messages.
+        kind: the type it must have.
+        changes: dotted keys, such as `control.lease_s`, and the YAML scalars to put there.
+
+    Raises:
+        ConfigError: with every problem; a change is reported under its key.
+    """
+    document = parse(text)
+    for key, value in changes.items():
+        _put(document.value, key.split("."), parse(value).value)
+    return _typed(document, kind, path)
+
+
+def _put(tree: object, keys: list[str], value: object) -> None:
+    """Set a value deep in mappings, making those on the way that are not there."""
+    for key in keys[:-1]:
+        if not isinstance(tree, dict):
+            return
+        tree = tree.setdefault(key, {})
+    if isinstance(tree, dict):
+        tree[keys[-1]] = value
+
+
 def dotted(key: Key) -> str:
     """A key as people write it: `domains[3].parents[0]`."""
     text = ""

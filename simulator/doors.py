@@ -228,6 +228,10 @@ class SimulatedRouter:
 
     async def apply(self, routing: Routing) -> Sequence[str]:
         """Take weights and drains; valid for `valid_s` from now on."""
+        return self.steer(routing)
+
+    def steer(self, routing: Routing) -> Sequence[str]:
+        """The same, for callers without an event loop."""
         return self._dispatcher.apply(routing, self._clock())
 
     async def close(self) -> None:

@@ -36,9 +36,8 @@ def test_history_replaces_the_spike_after_a_minute_and_not_before() -> None:
 def test_the_quantile_is_exceeded_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
     level = 100_000.0 + 2_000.0 * rng.standard_normal(4_000)
-    power, bounds = forecaster(quantile=0.95), []
-    for value in level:
-        bounds.append(float(power.forecast(np.array([value])).forecast_w[0]))
+    power = forecaster(quantile=0.95)
+    bounds = [float(power.forecast(np.array([value])).forecast_w[0]) for value in level]
     seen = np.array(bounds[400:-3])
     exceeded = float((level[403:] > seen).mean())
     assert 0.005 <= exceeded <= 0.06

@@ -22,7 +22,7 @@ from daemon.clock import SimulatedClock
 from daemon.controller.service import ControllerService, Surroundings
 from daemon.demo.agents import DemoAgent, DemoAgents
 from daemon.demo.settings import DemoSettings
-from daemon.demo.watch import Watch, verdict
+from simulator.watch import Watch, verdict
 from daemon.embedded_broker import EmbeddedBroker
 from daemon.store.audit import open_audit
 from daemon.store.history import open_history

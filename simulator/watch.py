@@ -1,4 +1,4 @@
-"""What the demo is judged by: true physics of the twin, and counts of what agents and leases did.
+"""What a run is judged by: true physics of the twin, and counts of what agents and leases did.
 
 It reads and counts. Nothing that it sees reaches a controller or an agent.
 """

@@ -1,0 +1,43 @@
+"""One turn of a node: look, decide, write, and decide on what the writes gave.
+
+The one order in which brain and hands meet, whoever turns the crank: the live actuator, the demo or
+an offline run. It decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+from controllers.node import NodeBrain, NodeOutputs
+from controllers.node_hands import Hands, HandsReport, NodeInputs
+from facility.wire import Emergency, Lease
+
+WRITE_ROUNDS_MAX: Final = 3
+"""Writes whose results are known at once may lead to others; so many rounds in one turn."""
+
+
+def take_turn(
+    brain: NodeBrain,
+    hands: Hands,
+    now_s: float,
+    wall_s: float,
+    *,
+    leases: Sequence[Lease] = (),
+    emergencies: Sequence[Emergency] = (),
+) -> tuple[HandsReport, tuple[NodeOutputs, ...]]:
+    """Run the brain once on what came in, and again on results that are known at once.
+
+    Returns:
+        What the hands had seen, and the outputs in the order in which they are to be told.
+    """
+    report = hands.poll(now_s)
+    outputs = [brain.step(now_s, wall_s, NodeInputs(report, leases, emergencies))]
+    for _ in range(WRITE_ROUNDS_MAX):
+        results = hands.write(outputs[-1].writes) if outputs[-1].writes else ()
+        if not results:
+            break
+        known = dataclasses.replace(report, samples=(), results=results)
+        outputs.append(brain.step(now_s, wall_s, NodeInputs(known)))
+    return report, tuple(outputs)

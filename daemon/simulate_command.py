@@ -1,0 +1,219 @@
+"""`ampacity simulate`: run an experiment offline, all policies side by side.
+
+Reads the scenario, runs each policy and seed in a process of its own, prints a table or one JSON
+document, and says by its exit code whether the checks held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from daemon.config_file import read_config
+from daemon.exit_codes import EX_FAILED, EX_USAGE
+from facility.compiler import did_you_mean
+from facility.config import POLICIES, PolicyName
+from facility.loader import load_document
+from simulator.scenario import CheckResult, Scenario, judge, run_scenario, scenario_site
+from simulator.trace import Trace, load_trace
+
+SEEDS_MAX: Final = 100_000
+SHOWN: Final = (
+    "tripped",
+    "row_power_ratio_max",
+    "seconds_over_capacity",
+    "emergency_reaction_s",
+    "brakes",
+    "requests_served",
+    "requests_lost",
+    "ttft_p99_s_high",
+    "ttft_p99_s_low",
+)
+
+Metrics = dict[str, object]
+
+
+class ArgumentError(ValueError):
+    """An argument that cannot be used; the text says what is allowed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `ampacity simulate`."""
+    parser.description = (
+        "Runs a scenario offline: the same controller and agents as live, in lock step with the"
+        " twin. The same seed gives the same report. Exits with 1 when a check of the scenario"
+        " fails."
+    )
+    parser.add_argument("scenario", metavar="SCENARIO", help="a path, or a name in scenarios/")
+    parser.add_argument(
+        "--policy",
+        action="append",
+        choices=POLICIES,
+        metavar="P",
+        help="only this one; may be repeated (default: those of the scenario)",
+    )
+    parser.add_argument("--seed", default="1", metavar="N", help="N or A..B (default 1)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of the scenario, such as duration_s=60 or control.lease_s=6",
+    )
+    parser.add_argument("--trace", metavar="FILE", help="requests to replay, Azure 2023 format")
+    parser.add_argument("--out", metavar="DIR", help="write report.json there")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the scenario; returns the exit code."""
+    try:
+        scenario = load_scenario(args.scenario, args.set)
+        seeds = parse_seeds(args.seed)
+        policies: Sequence[PolicyName] = args.policy or scenario.policies
+        for policy in policies:
+            scenario_site(scenario, policy)
+        trace = load_trace(Path(args.trace)) if args.trace is not None else None
+    except ArgumentError as error:
+        print(f"ampacity simulate: {error}", file=sys.stderr)
+        return EX_USAGE
+    except ValueError as error:
+        print(f"ampacity simulate: {error}", file=sys.stderr)
+        return EX_FAILED
+    started_s = time.monotonic()
+    runs = _run_all(scenario, policies, seeds, trace)
+    results: dict[str, Metrics] = {
+        policy: _merged([runs[policy, seed] for seed in seeds]) for policy in policies
+    }
+    checks = judge(scenario.checks, results)
+    report = {
+        "scenario": scenario.scenario,
+        "seed": args.seed,
+        "sim_seconds": scenario.duration_s * len(runs),
+        "wall_seconds": round(time.monotonic() - started_s, 3),
+        "policies": results,
+        "checks": [
+            {"name": item.name, "value": item.value, "band": item.band, "pass": item.passed}
+            for item in checks
+        ],
+    }
+    if args.out is not None:
+        directory = Path(args.out)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, allow_nan=False) if args.json else _table(report, checks))
+    return 0 if all(item.passed for item in checks) else EX_FAILED
+
+
+def load_scenario(name: str, settings: Sequence[str]) -> Scenario:
+    """The scenario at a path or of that name in `scenarios/`, with `settings` applied.
+
+    Raises:
+        ConfigError: the file, or a setting in its place, is wrong; with every problem.
+        ArgumentError: no such scenario, or a setting that is not KEY=VALUE.
+    """
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        found = resources.files("scenarios").joinpath(f"{name}.yaml")
+        if not found.is_file():
+            known = scenario_names()
+            raise ArgumentError(
+                f"no scenario is named {name!r}: there are {', '.join(known)}"
+                f"{did_you_mean(name, known)}"
+            )
+        path = Path(str(found))
+    for item in settings:
+        if "=" not in item:
+            raise ArgumentError(f"--set {item}: expected KEY=VALUE")
+    changes = dict(item.split("=", 1) for item in settings)
+    return load_document(read_config(str(path)), name, Scenario, changes)
+
+
+def scenario_names() -> list[str]:
+    """The scenarios that are shipped."""
+    files = resources.files("scenarios").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`N` or `A..B`, both ends included. Raises ArgumentError."""
+    first, dots, last = text.partition("..")
+    if not first.isdecimal() or (dots and not last.isdecimal()):
+        raise ArgumentError(f"--seed {text}: expected N or A..B, whole numbers")
+    low, high = int(first), int(last) if dots else int(first)
+    if not low <= high < low + SEEDS_MAX:
+        raise ArgumentError(f"--seed {text}: expected at most {SEEDS_MAX} ascending seeds")
+    return list(range(low, high + 1))
+
+
+def _run_all(
+    scenario: Scenario, policies: Sequence[PolicyName], seeds: Sequence[int], trace: Trace | None
+) -> dict[tuple[PolicyName, int], Metrics]:
+    """Every policy with every seed, on all cores, with progress on stderr."""
+    jobs = [(policy, seed) for policy in policies for seed in seeds]
+    results: dict[tuple[PolicyName, int], Metrics] = {}
+    with concurrent.futures.ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        waiting = {
+            pool.submit(_one, scenario, policy, seed, trace): (policy, seed)
+            for policy, seed in jobs
+        }
+        for done in concurrent.futures.as_completed(waiting):
+            policy, seed = waiting[done]
+            results[policy, seed] = done.result()
+            print(
+                f"{len(results)}/{len(jobs)}  {policy} seed {seed}: "
+                f"{results[policy, seed]['verdict']}",
+                file=sys.stderr,
+            )
+    return results
+
+
+def _one(scenario: Scenario, policy: PolicyName, seed: int, trace: Trace | None) -> Metrics:
+    return dict(run_scenario(scenario, policy, seed=seed, trace=trace))
+
+
+def _merged(runs: Sequence[Mapping[str, object]]) -> Metrics:
+    """One run as it is; of several the mean of numbers, and true if it was so once."""
+    if len(runs) == 1:
+        return dict(runs[0])
+    merged: Metrics = {"runs": len(runs)}
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        if all(isinstance(value, bool) for value in values):
+            merged[key] = any(values)
+        elif all(isinstance(value, int | float) for value in values):
+            numbers = [value for value in values if isinstance(value, int | float)]
+            merged[key] = statistics.fmean(numbers)
+            merged[f"{key}_max"] = max(numbers)
+    return merged
+
+
+def _table(report: Mapping[str, object], checks: Sequence[CheckResult]) -> str:
+    """Policies as columns, the metrics that tell most as rows, then the checks."""
+    policies = report["policies"]
+    assert isinstance(policies, dict)
+    lines = [f"{'':<24}" + "".join(f"{name:>14}" for name in policies)]
+    for metric in SHOWN:
+        cells = "".join(f"{_cell(values.get(metric)):>14}" for values in policies.values())
+        lines.append(f"{metric:<24}{cells}")
+    for item in checks:
+        word = "pass" if item.passed else "FAIL"
+        lines.append(f"{word}  {item.name}: {_cell(item.value)}")
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
