@@ -26,7 +26,7 @@ from actuators.clocks import ClockActuator
 from collectors.hwmon import HwmonSensors
 from collectors.nvml import NvmlHost
 from daemon.agent.actuator import Actuator
-from daemon.agent.child import IoChild, launcher
+from daemon.agent.child import IoChild, Launch, launcher
 from daemon.agent.configure import PYTHON, ConfigReader, ConfigRefused, read_config
 from daemon.agent.hands import ThreadedHands
 from daemon.agent.state import DiskKeeper
@@ -115,8 +115,15 @@ def _only_one(directory: Path) -> Iterator[None]:
 class Agent:
     """One run of the agent: built from a configuration that is valid, then `run` once."""
 
-    def __init__(self, config_path: Path, config: AgentConfig, *, version: str = "") -> None:
-        """Put the parts together; nothing is started."""
+    def __init__(
+        self,
+        config_path: Path,
+        config: AgentConfig,
+        *,
+        version: str = "",
+        launch: Launch | None = None,
+    ) -> None:
+        """Put the parts together; nothing is started. `launch` starts another child than ours."""
         self._config_path = config_path
         self._config = config
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -127,7 +134,7 @@ class Agent:
             session=f"{config.node[:40]}-{os.urandom(8).hex()}",
             version=version,
         )
-        self._child = IoChild(launcher(str(config_path), config.user))
+        self._child = IoChild(launch or launcher(str(config_path), config.user))
         self._notifier = Notifier(os.environ)
         self._signals: set[int] = set()
         self._reader: ConfigReader | None = None
