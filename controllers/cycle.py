@@ -100,7 +100,8 @@ class ControlCycle:
         situation = self._situation(snapshot, power_w, movable, views, hold=mass_silence)
         proposal = self._policy.propose(situation)
         brake = proposal.brake | self._ordered_brakes()
-        ceiling_mhz = self._held(situation, proposal, brake, missing)
+        blind = self._blind(heat)
+        ceiling_mhz = self._held(situation, proposal, brake, missing, blind)
         prearmed = self._prearm(situation, exposure_w, ceiling_mhz)
         leases = self._lease(snapshot, decision_id, movable, ceiling_mhz, prearmed)
         exposure_w = self._ledger.exposure_w(now_s, unlocked)
@@ -263,10 +264,20 @@ class ControlCycle:
             ordered[self._fleet.domain_index[name]] = True
         return ordered
 
+    def _blind(self, heat: dict[str, ZoneHeat]) -> BoolArray:
+        """Per node whether nobody in its zone reports a temperature."""
+        zones = {name for name, reading in heat.items() if reading.excess_c is None}
+        return np.array([node.zone in zones for node in self.site.nodes.values()])
+
     def _held(
-        self, situation: Situation, proposal: Proposal, brake: BoolArray, missing: BoolArray
+        self,
+        situation: Situation,
+        proposal: Proposal,
+        brake: BoolArray,
+        missing: BoolArray,
+        blind: BoolArray,
     ) -> IntArray:
-        """What is proposed, with rises ramped and brakes over everything."""
+        """What is proposed, with rises ramped or forbidden, and brakes over everything."""
         fleet, control = situation.fleet, situation.control
         wanted = proposal.ceiling_mhz
         if control.policy != "none":
@@ -275,8 +286,8 @@ class ControlCycle:
             wanted = np.minimum(wanted, ramped)
         braked = (situation.shares[brake] > 0.0).any(axis=0)
         wanted = np.where(braked, np.minimum(wanted, fleet.brake_ceiling_mhz), wanted)
-        if situation.hold:
-            wanted = np.minimum(wanted, situation.ceiling_mhz)
+        still = blind | np.full_like(blind, situation.hold)
+        wanted = np.where(still, np.minimum(wanted, situation.ceiling_mhz), wanted)
         return np.where(missing, situation.ceiling_mhz, fleet.snap_mhz(wanted))
 
     def _prearm(

@@ -67,6 +67,7 @@ class Inbox:
         self._frames: deque[NodeTelemetry] = deque(maxlen=FRAMES_MAX)
         self._applied: deque[Applied] = deque(maxlen=FRAMES_MAX)
         self._events: deque[Event] = deque(maxlen=REQUESTS_MAX)
+        self._node_events: deque[Event] = deque(maxlen=FRAMES_MAX)
         self.refused: Counter[tuple[str, str]] = Counter()
         self.accepted: Counter[str] = Counter()
 
@@ -85,6 +86,8 @@ class Inbox:
                 self.accepted["request"] += 1
             elif kind == "domain" and what == "emergency":
                 self._receive_emergency(wall_s, name, payload)
+            elif kind == "event":
+                self._receive_event(payload)
         except WireError as error:
             self._refuse(wall_s, name, "garbage", str(error))
 
@@ -95,6 +98,14 @@ class Inbox:
             return
         self._emergencies.append(emergency)
         self.accepted["emergency"] += 1
+
+    def _receive_event(self, payload: bytes) -> None:
+        """A node's own account; our own events come back on the same topic and are passed over."""
+        event = self._codec.decode(payload, Event)
+        kind, _, node = event.source.partition("/")
+        if kind == "node" and node in self._heard:
+            self._node_events.append(event)
+            self.accepted["event"] += 1
 
     def _receive_node(
         self, now_s: float, wall_s: float, name: str, what: str, payload: bytes
@@ -178,6 +189,10 @@ class Inbox:
     def take_requests(self) -> tuple[Request, ...]:
         """The operators' requests since the last call, oldest first."""
         return _taken(self._requests)
+
+    def take_node_events(self) -> tuple[Event, ...]:
+        """What nodes told of themselves since the last call."""
+        return _taken(self._node_events)
 
     def take_events(self) -> tuple[Event, ...]:
         """What there is to tell since the last call."""

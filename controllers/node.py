@@ -150,28 +150,30 @@ class NodeBrain:
         )
 
     def _obey(self, emergency: Emergency, now_s: float) -> None:
-        before = self.contingencies.active
+        before = set(self.contingencies.active)
         epochs = (record.epoch for record in self.contingencies.records)
         refusal = self.contingencies.offer(
             emergency, self.config.domains, max(self.book.epoch, *epochs, 0)
         )
-        what = f"{emergency.contingency} on {emergency.domain}"
         if refusal:
             self.refused[refusal] += 1
+            what = ", ".join(emergency.active) or "all clear"
             self.events.say(
                 "emergency-refused",
-                f"{what} was refused: {refusal}",
+                f"{what} on {emergency.domain} was refused: {refusal}",
                 now_s,
                 subject=refusal,
                 severity="warning",
             )
-        elif self.contingencies.active != before:
+            return
+        after = set(self.contingencies.active)
+        for name in sorted(before ^ after):
             self.events.say(
-                "contingency-on" if emergency.active else "contingency-off",
-                what + (f", by {emergency.by}" if emergency.by else ""),
+                "contingency-on" if name in after else "contingency-off",
+                f"{name} on {emergency.domain}" + (f", by {emergency.by}" if emergency.by else ""),
                 now_s,
-                subject=emergency.contingency,
-                severity="critical" if emergency.active else "info",
+                subject=name,
+                severity="info",  # the declaration was loud; that this node obeys is no alarm
                 every_s=0.0,
             )
 

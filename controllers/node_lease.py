@@ -18,18 +18,14 @@ from facility.wire import Count, Emergency, Lease, Name
 FRAMES_REMEMBERED: Final = 64
 """A lease may answer any of the last frames; an older one would have expired at 1 Hz anyway."""
 
-CONTINGENCY_RECORDS_MAX: Final = 256
-"""Pairs of domain and contingency remembered; a lease cannot carry more contingencies either."""
-
 BRAKE_CONTINGENCY: Final = "brake"
 
 
 class EmergencyRecord(Struct, frozen=True, kw_only=True):
-    """The last emergency message obeyed for one domain and contingency."""
+    """The last emergency message obeyed for one domain."""
 
     domain: Name
-    contingency: Name
-    active: bool
+    active: tuple[Name, ...]
     epoch: Count
     sequence: Count
 
@@ -124,50 +120,50 @@ class ContingencyBook:
 
     def __init__(self, records: Collection[EmergencyRecord]) -> None:
         """Start from what was active before a restart."""
-        self._records: dict[tuple[str, str], EmergencyRecord] = {}
+        self._records: dict[str, EmergencyRecord] = {}
         self.records: tuple[EmergencyRecord, ...] = ()
         """What to remember across a restart."""
         self.active: tuple[str, ...] = ()
         """The names of active contingencies, in order."""
-        self._keep({(record.domain, record.contingency): record for record in records})
+        self._keep({record.domain: record for record in records})
 
-    def _keep(self, records: dict[tuple[str, str], EmergencyRecord]) -> None:
+    def _keep(self, records: dict[str, EmergencyRecord]) -> None:
         self._records = records
         self.records = tuple(records.values())
-        self.active = tuple(sorted({r.contingency for r in self.records if r.active}))
+        self.active = tuple(sorted({name for r in self.records for name in r.active}))
 
     def keep_only(self, domains: Collection[str]) -> None:
         """Forget domains that are no longer above this node."""
-        self._keep({key: r for key, r in self._records.items() if key[0] in domains})
+        self._keep({key: r for key, r in self._records.items() if key in domains})
 
     def offer(self, emergency: Emergency, domains: Collection[str], epoch: int) -> str:
         """Obey an emergency message, or say in one word why not; empty means obeyed.
 
-        A retained message that comes again says the same again and is obeyed without effect. An
-        emergency may begin on the word of an older leader, whose message may have waited in the
+        A retained message that comes again says the same again and is obeyed without effect. A
+        contingency may begin on the word of an older leader, whose message may have waited in the
         broker; it ends only on the word of the newest one: `epoch` is the highest known.
         """
         if emergency.domain not in domains:
             return "foreign-domain"
-        key = (emergency.domain, emergency.contingency)
         stamp = (emergency.epoch, emergency.sequence)
-        before = self._records.get(key)
-        if before is not None and stamp < (before.epoch, before.sequence):
-            return "replayed"
-        if before is not None and stamp == (before.epoch, before.sequence):
-            return "" if before.active == emergency.active else "replayed"
-        if not emergency.active and emergency.epoch < epoch:
-            return "old-epoch"
-        if before is None and len(self._records) >= CONTINGENCY_RECORDS_MAX:
-            return "too-many"
+        before = self._records.get(emergency.domain)
+        active = set(emergency.active)
+        if before is not None:
+            if stamp < (before.epoch, before.sequence):
+                return "replayed"
+            if stamp == (before.epoch, before.sequence):
+                return "" if set(before.active) == active else "replayed"
+            if emergency.epoch < epoch:
+                active |= set(before.active)
+                if active == set(before.active) != set(emergency.active):
+                    return "old-epoch"
         record = EmergencyRecord(
             domain=emergency.domain,
-            contingency=emergency.contingency,
-            active=emergency.active,
+            active=tuple(sorted(active)),
             epoch=emergency.epoch,
             sequence=emergency.sequence,
         )
-        self._keep({**self._records, key: record})
+        self._keep({**self._records, emergency.domain: record})
         return ""
 
 

@@ -1,4 +1,4 @@
-"""One turn of a node: look, decide, write, and decide on what the writes gave.
+"""One turn of a node: decide, write, and decide on what the writes gave.
 
 The one order in which brain and hands meet, whoever turns the crank: the live actuator, the demo or
 an offline run. It decides nothing itself.
@@ -21,18 +21,27 @@ WRITE_ROUNDS_MAX: Final = 3
 def take_turn(
     brain: NodeBrain,
     hands: Hands,
+    report: HandsReport,
     now_s: float,
     wall_s: float,
     *,
     leases: Sequence[Lease] = (),
     emergencies: Sequence[Emergency] = (),
-) -> tuple[HandsReport, tuple[NodeOutputs, ...]]:
+) -> tuple[NodeOutputs, ...]:
     """Run the brain once on what came in, and again on results that are known at once.
 
+    Args:
+        brain: decides.
+        hands: write.
+        report: what the hands have just seen (`hands.poll`).
+        now_s: monotonic clock.
+        wall_s: time of day, only reported.
+        leases: that came in.
+        emergencies: that came in.
+
     Returns:
-        What the hands had seen, and the outputs in the order in which they are to be told.
+        The outputs in the order in which they are to be told.
     """
-    report = hands.poll(now_s)
     outputs = [brain.step(now_s, wall_s, NodeInputs(report, leases, emergencies))]
     for _ in range(WRITE_ROUNDS_MAX):
         results = hands.write(outputs[-1].writes) if outputs[-1].writes else ()
@@ -40,4 +49,4 @@ def take_turn(
             break
         known = dataclasses.replace(report, samples=(), results=results)
         outputs.append(brain.step(now_s, wall_s, NodeInputs(known)))
-    return report, tuple(outputs)
+    return tuple(outputs)

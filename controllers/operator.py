@@ -42,7 +42,7 @@ class Orders:
         self.brakes: set[str] = set()
         self.caps_w: dict[str, float] = {}
         self.drained: set[str] = set()
-        self._announced: dict[tuple[str, str], bool] = {}
+        self._announced: dict[str, tuple[str, ...]] = {}
         self._sequence = 0
         self._verbs: dict[str, Callable[[Request, bool], Answer]] = {
             "contingency": self._contingency,
@@ -95,19 +95,21 @@ class Orders:
         return responses, events
 
     def announce(self, *, epoch: int, wall_s: float) -> tuple[Emergency, ...]:
-        """Emergency messages for every order that is not yet, or no longer, as announced."""
-        wanted = {(self._site.contingencies[name].domain, name) for name in self.contingencies}
-        wanted |= {(domain, "brake") for domain in self.brakes}
-        standing = {key for key, on in self._announced.items() if on}
+        """One message for every domain whose orders are not as announced."""
+        wanted: dict[str, set[str]] = {domain: {"brake"} for domain in self.brakes}
+        for name in self.contingencies:
+            wanted.setdefault(self._site.contingencies[name].domain, set()).add(name)
         messages = []
-        for key in sorted(wanted ^ standing):
-            self._announced[key] = key in wanted
+        for domain in sorted(wanted.keys() | self._announced.keys()):
+            active = tuple(sorted(wanted.get(domain, ())))
+            if active == self._announced.get(domain, ()):
+                continue
+            self._announced[domain] = active
             self._sequence += 1
             messages.append(
                 Emergency(
-                    domain=key[0],
-                    contingency=key[1],
-                    active=key in wanted,
+                    domain=domain,
+                    active=active,
                     epoch=epoch,
                     sequence=self._sequence,
                     issued_at_s=wall_s,
@@ -117,13 +119,15 @@ class Orders:
         return tuple(messages)
 
     def adopt(self, emergency: Emergency) -> None:
-        """Take over an emergency found on the bus at start: it is on until somebody ends it."""
-        on = emergency.active
-        if emergency.contingency == "brake":
-            (self.brakes.add if on else self.brakes.discard)(emergency.domain)
-        elif emergency.contingency in self._site.contingencies:
-            name = emergency.contingency
-            (self.contingencies.add if on else self.contingencies.discard)(name)
+        """Take over what an earlier controller, or somebody else, has declared.
+
+        Only what is on: a message that ends something is no order of ours to end it.
+        """
+        for name in emergency.active:
+            if name == "brake":
+                self.brakes.add(emergency.domain)
+            elif name in self._site.contingencies:
+                self.contingencies.add(name)
 
     def apply(self, request: Request) -> Response:
         """Carry out one request; never raises."""

@@ -102,8 +102,7 @@ class ZoneBudgets:
     def _move(self, name: str, heat: ZoneHeat, elapsed_s: float, heat_ratio: float) -> None:
         ratio = self._ratio[name]
         if heat.excess_c is None:
-            self._ratio[name] = min(ratio, heat_ratio)
-            return
+            return  # Unknown is not cool: the budget stays, and the cycle raises nothing here.
         if heat.excess_c > 0.0:
             # Only at the onset: power follows the budget down, so that a budget which followed
             # power in turn would run to nothing over a tenth of a degree.

@@ -17,6 +17,7 @@ MESSAGE_BYTES_MAX: Final = 262_144
 
 GPUS_PER_NODE_MAX: Final = 64
 SAMPLES_PER_FRAME_MAX: Final = 1_024
+CONTINGENCIES_MAX: Final = 256
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)")]
 """One topic level: lower case letters, digits and inner dashes, at most 63 characters."""
@@ -169,7 +170,9 @@ class Lease(Struct, frozen=True, kw_only=True, tag_field="type", tag="lease"):
     decision_id: Text
     lease_s: Annotated[float, Meta(gt=0.0, le=3_600.0)]
     ceilings_mhz: Annotated[dict[Uuid, ClockMhz], Meta(max_length=GPUS_PER_NODE_MAX)]
-    contingency_ceilings_mhz: Annotated[dict[Name, ClockMhz], Meta(max_length=256)] = {}
+    contingency_ceilings_mhz: Annotated[
+        dict[Name, ClockMhz], Meta(max_length=CONTINGENCIES_MAX)
+    ] = {}
 
 
 class GpuApplied(Struct, frozen=True, kw_only=True):
@@ -203,14 +206,15 @@ class Applied(Struct, frozen=True, kw_only=True, tag_field="type", tag="applied"
 
 
 class Emergency(Struct, frozen=True, kw_only=True, tag_field="type", tag="emergency"):
-    """A contingency has begun or ended; agents act from the ceilings already in their lease.
+    """Every contingency that is on in a domain; agents act from the ceilings in their lease.
 
-    The contingency `brake` is always known and means the brake ceiling.
+    One retained message per domain says all of it, so that whoever missed some finds the whole
+    truth in the last: an empty `active` ends everything. The contingency `brake` is always known
+    and means the brake ceiling.
     """
 
     domain: Name
-    contingency: Name
-    active: bool
+    active: Annotated[tuple[Name, ...], Meta(max_length=CONTINGENCIES_MAX)]
     epoch: Count
     sequence: Count
     issued_at_s: WallS

@@ -65,9 +65,10 @@ class OfflineNode:
         leases = tuple(self._codec.decode(data, Lease) for data in self._leases)
         emergencies = tuple(self._codec.decode(data, Emergency) for data in self._emergencies)
         self._leases, self._emergencies = [], []
-        _, turn = take_turn(
+        turn = take_turn(
             self.brain,
             self._hands,
+            self._hands.poll(now_s),
             now_s,
             WALL_START_S + now_s,
             leases=leases,

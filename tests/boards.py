@@ -167,8 +167,7 @@ class Story:
             domains.append(self._state(domain.name, decision_id, at_s, load_w, capacity_w))
         emergency = Emergency(
             domain="row-1",
-            contingency=CONTINGENCY,
-            active=True,
+            active=(CONTINGENCY,),
             epoch=3,
             sequence=int(at_s),
             issued_at_s=WALL_S + at_s,

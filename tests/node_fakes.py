@@ -178,6 +178,7 @@ def emergency(
     active: bool = True,
     *,
     contingency: str = "ups-a-lost",
+    also: tuple[str, ...] = (),
     domain: str = "ups-a",
     epoch: int = 1,
     sequence: int = 1,
@@ -185,8 +186,7 @@ def emergency(
     """A message for the nodes below ups-a."""
     return Emergency(
         domain=domain,
-        contingency=contingency,
-        active=active,
+        active=(contingency, *also) if active else also,
         epoch=epoch,
         sequence=sequence,
         issued_at_s=0.0,

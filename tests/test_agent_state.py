@@ -27,7 +27,7 @@ STATE = NodeState(
         sequence=42,
         emergencies=(
             EmergencyRecord(
-                domain="ups-a", contingency="ups-a-lost", active=True, epoch=7, sequence=3
+                domain="ups-a", active=("ups-a-lost",), epoch=7, sequence=3
             ),
         ),
     ),

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from daemon.web.api import make_app
 from daemon.web.board import EVENTS_MAX, Board
-from facility.wire import Event
+from facility.wire import Emergency, Event
 from tests import boards
 from tests.boards import CONTINGENCY, EXPIRED, FAILURE_S, MISSING, READ_ONLY, Clock, Story
 
@@ -117,11 +117,17 @@ async def test_a_lease_that_nobody_renews_expires(now_s: float, state: str) -> N
 
 def test_a_contingency_lasts_until_it_is_off_in_every_domain() -> None:
     board = Board(boards.example())
+
+    def declared(domain: str, *active: str) -> None:
+        board.emergency(
+            Emergency(domain=domain, active=active, epoch=1, sequence=1, issued_at_s=0.0)
+        )
+
     for domain in ("row-1", "aisle-1"):
-        board.contingency(CONTINGENCY, domain=domain, active=True)
-    board.contingency(CONTINGENCY, domain="row-1", active=False)
+        declared(domain, CONTINGENCY)
+    declared("row-1")
     assert board.snapshot().contingencies == (CONTINGENCY,)
-    board.contingency(CONTINGENCY, domain="aisle-1", active=False)
+    declared("aisle-1")
     assert board.snapshot().contingencies == ()
 
 

@@ -136,8 +136,7 @@ def test_routes_and_emergencies_are_changes_once(audit: Audit) -> None:
     )
     emergency = Emergency(
         domain="row-1",
-        contingency="ups-a-lost",
-        active=True,
+        active=("ups-a-lost",),
         epoch=1,
         sequence=1,
         issued_at_s=NOW_S,

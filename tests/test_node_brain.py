@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from controllers.node_events import EventLog
 from controllers.node_gpu import RAISE_INTERVAL_S, GpuLock
 from controllers.node_lease import (
-    CONTINGENCY_RECORDS_MAX,
     FRAMES_REMEMBERED,
     ContingencyBook,
     NodeMemory,
@@ -250,9 +249,9 @@ def test_the_brake_always_means_the_brake_ceiling() -> None:
 def test_of_two_contingencies_the_lower_ceiling_holds() -> None:
     bench = started()
     bench.step(1.0, leases=[lease(contingency_ceilings_mhz={"a": 900, "b": 750})])
-    bench.step(2.0, emergencies=[emergency(contingency="a"), emergency(contingency="b")])
+    bench.step(2.0, emergencies=[emergency(contingency="a", also=("b",))])
     assert bench.ceilings() == [750, 750]
-    bench.step(3.5, emergencies=[emergency(False, contingency="b", sequence=2)])
+    bench.step(3.5, emergencies=[emergency(contingency="a", sequence=2)])
     assert bench.ceilings() == [900, 900]
 
 
@@ -304,12 +303,33 @@ def test_an_emergency_survives_a_restart() -> None:
     assert second.ceilings() == [900, 900]
 
 
-def test_remembered_emergencies_are_bounded() -> None:
+def test_a_message_says_everything_that_is_on_in_its_domain() -> None:
+    """Whoever missed some messages finds the whole truth in the last one."""
+    bench = started()
+    bench.step(1.0, leases=[lease(contingency_ceilings_mhz={"a": 900, "b": 750})])
+    bench.step(2.0, emergencies=[emergency(contingency="b")])
+    bench.step(3.5, emergencies=[emergency(contingency="a", sequence=3)])
+    assert bench.brain.contingencies.active == ("a",)
+    assert bench.ceilings() == [900, 900]
+
+
+def test_a_deposed_leader_can_add_to_an_emergency_and_take_nothing_away() -> None:
     book = ContingencyBook(())
-    for count in range(CONTINGENCY_RECORDS_MAX):
-        assert book.offer(emergency(contingency=f"c{count}"), ("ups-a",), 0) == ""
-    assert book.offer(emergency(contingency="one-more"), ("ups-a",), 0) == "too-many"
-    assert book.offer(emergency(False, contingency="c0", sequence=2), ("ups-a",), 1) == ""
+    assert book.offer(emergency(contingency="a", epoch=4), ("ups-a",), 5) == ""
+    assert book.offer(emergency(contingency="b", epoch=4, sequence=2), ("ups-a",), 5) == ""
+    assert list(book.active) == ["a", "b"]
+    old = emergency(contingency="a", epoch=4, sequence=3)
+    assert book.offer(old, ("ups-a",), 5) == "old-epoch"
+    assert list(book.active) == ["a", "b"]
+    assert book.offer(emergency(False, epoch=5), ("ups-a",), 5) == ""
+    assert not book.active
+
+
+def test_what_is_remembered_is_bounded_by_the_domains_of_the_node() -> None:
+    book = ContingencyBook(())
+    for count in range(1_000):
+        book.offer(emergency(domain=f"d{count}"), ("d1", "d2"), 0)
+    assert sorted(record.domain for record in book.records) == ["d1", "d2"]
 
 
 # --- what the node limits by itself --------------------------------------------------------------

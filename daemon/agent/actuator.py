@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from controllers.node import NodeBrain, NodeOutputs
-from controllers.node_hands import CeilingWrite, Hands, HandsReport, NodeInputs, WriteResult
+from controllers.node_hands import CeilingWrite, Hands, HandsReport, WriteResult
+from controllers.node_turn import take_turn
 from daemon.agent.state import FoundClocks, Keeper, NodeState
 from facility.config import AgentConfig
 from facility.wire import (
@@ -30,9 +31,6 @@ log = logging.getLogger(__name__)
 
 SAVE_S: Final = 60.0
 """Ceilings are put on disk at most this often; they are for people."""
-
-WRITE_ROUNDS_MAX: Final = 3
-"""Writes of one cycle whose results are known at once, and what they lead to."""
 
 Message = tuple[str, bytes]
 """What it is (a word of `daemon.agent.pipe.KINDS`), and its JSON."""
@@ -117,9 +115,11 @@ class Actuator:
         leases, emergencies = self._decode(incoming)
         report = self._hands.poll(now_s)
         self._find(report)
-        outputs = self.brain.step(now_s, wall_s, NodeInputs(report, leases, emergencies))
-        messages = self._carry_out(outputs, now_s, wall_s, report)
-        self._save(outputs, now_s)
+        turn = take_turn(
+            self.brain, self._hands, report, now_s, wall_s, leases=leases, emergencies=emergencies
+        )
+        messages = [message for outputs in turn for message in _messages(outputs)]
+        self._save(turn, now_s)
         self.cycles_count += 1
         return self._status(messages) + self._alarm(wall_s)
 
@@ -141,28 +141,6 @@ class Actuator:
                     log.warning("event=message-refused kind=%s error=%s", name, error)
         return leases, emergencies
 
-    def _carry_out(
-        self, outputs: NodeOutputs, now_s: float, wall_s: float, report: HandsReport
-    ) -> list[Message]:
-        """Write first, then tell; results that are known at once are told in the same cycle."""
-        messages = _messages(outputs)
-        for _ in range(WRITE_ROUNDS_MAX):
-            results = self._hands.write(outputs.writes) if outputs.writes else ()
-            if not results:
-                break
-            known = HandsReport(
-                report.generation,
-                report.identities,
-                report.host_fault,
-                (),
-                report.blind,
-                results,
-                report.sensors,
-            )
-            outputs = self.brain.step(now_s, wall_s, NodeInputs(known))
-            messages += _messages(outputs)
-        return messages
-
     def _find(self, report: HandsReport) -> None:
         """Record what a GPU was like before the first write ever, and never overwrite that."""
         found = self._state.found
@@ -177,9 +155,10 @@ class Actuator:
         )
         self._keeper.keep(self._state)
 
-    def _save(self, outputs: NodeOutputs, now_s: float) -> None:
-        due = outputs.memory is not None or (outputs.writes and now_s >= self._save_s)
-        if due:
+    def _save(self, turn: Sequence[NodeOutputs], now_s: float) -> None:
+        """Memory at once; ceilings, which are for people, now and then."""
+        written = any(outputs.writes for outputs in turn) and now_s >= self._save_s
+        if written or any(outputs.memory is not None for outputs in turn):
             self._save_s = now_s + SAVE_S
             self._keep()
 

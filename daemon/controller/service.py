@@ -97,6 +97,7 @@ class ControllerService:
             qos = 0 if what == "telemetry" else 1
             self._to.bus.subscribe(self._topics.node("+", what), self._receive, qos=qos)
         self._to.bus.subscribe(self._topics.domain("+", "emergency"), self._receive)
+        self._to.bus.subscribe(self._topics.event, self._receive, qos=0)
         self._to.bus.subscribe(self._topics.request("+"), self._receive_request)
 
     def _receive(self, topic: str, payload: bytes, _retained: bool) -> None:
@@ -195,6 +196,8 @@ class ControllerService:
         self._to.board.update(decision, duration_s=time.perf_counter() - started_s)
         self._to.history.record_decision(decision)
         self._to.audit.record_decision(decision)
+        for event in self.inbox.take_node_events():
+            self._record(event)
         told = (*self.inbox.take_events(), *self._to.history.take_events())
         for event in (*told, *self._to.audit.take_events()):
             self._tell(event)
@@ -266,9 +269,7 @@ class ControllerService:
         responses, emergencies, events = self._cycle.handle(requests, wall_s)
         self._publish_emergencies(emergencies)
         for emergency in emergencies:
-            self._to.board.contingency(
-                emergency.contingency, domain=emergency.domain, active=emergency.active
-            )
+            self._to.board.emergency(emergency)
         for request, response in zip(requests, responses, strict=True):
             self._to.audit.record_request(request, at_s=wall_s)
             self._to.audit.record_response(response, at_s=wall_s)
@@ -301,10 +302,13 @@ class ControllerService:
 
     def _tell(self, event: Event) -> None:
         """An event that no decision carries: to the page, the store, the audit and the bus."""
+        self._record(event)
+        self._say(event)
+
+    def _record(self, event: Event) -> None:
         self._to.board.event(event)
         self._to.history.record_event(event)
         self._to.audit.record_event(event)
-        self._say(event)
 
     def _say(self, event: Event) -> None:
         self._to.bus.publish(self._topics.event, encode(event), SAMPLE)

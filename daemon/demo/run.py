@@ -22,7 +22,6 @@ from daemon.clock import SimulatedClock
 from daemon.controller.service import ControllerService, Surroundings
 from daemon.demo.agents import DemoAgent, DemoAgents
 from daemon.demo.settings import DemoSettings
-from simulator.watch import Watch, verdict
 from daemon.embedded_broker import EmbeddedBroker
 from daemon.store.audit import open_audit
 from daemon.store.history import open_history
@@ -37,6 +36,7 @@ from facility.topics import COMMAND, Topics
 from facility.topology import Site
 from facility.wire import Codec, Event, Request, WireError, encode
 from simulator.plant import Plant, PlantSettings
+from simulator.watch import Watch, verdict
 
 SAMPLE_HZ: Final = 2.0
 """A node's sampling in the demo. Real agents take ten; 320 GPUs in one process need not."""
@@ -148,10 +148,7 @@ class Stage:
 
     def _heard(self, _topic: str, payload: bytes, _retained: bool) -> None:
         with contextlib.suppress(WireError):
-            event = self._codec.decode(payload, Event)
-            self.watch.heard(event)
-            if event.source != "controller":
-                self.board.event(event)
+            self.watch.heard(self._codec.decode(payload, Event))
 
     async def _drive(
         self, monitor: Bus, agents: DemoAgents, progress: Progress, stopping: asyncio.Event

@@ -93,11 +93,10 @@ def _keyed_routing(routing: Routing) -> tuple[Change, Hashable]:
 
 def _keyed_emergency(emergency: Emergency) -> tuple[Change, Hashable]:
     detail = {
-        "active": emergency.active,
+        "active": list(emergency.active),
         "epoch": emergency.epoch,
         "sequence": emergency.sequence,
         "by": emergency.by,
     }
-    subject = f"{emergency.domain}/{emergency.contingency}"
     key = (emergency.active, emergency.epoch, emergency.sequence)
-    return Change("emergency", subject, "", "", detail), key
+    return Change("emergency", emergency.domain, "", "", detail), key

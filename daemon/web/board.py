@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from facility.decisions import Decision, NodeDecision
 from facility.topology import Site
-from facility.wire import Applied, DomainState, Event, Lease, NodeTelemetry
+from facility.wire import Applied, DomainState, Emergency, Event, Lease, NodeTelemetry
 
 HISTORY_S: Final = 600.0
 """How much of each domain's past is kept; the store has the rest."""
@@ -181,7 +181,7 @@ class Board:
         self._arrivals: dict[str, deque[tuple[str, int, float]]] = {}
         self._leases: dict[str, Granted] = {}
         self._applied: dict[str, Applied] = {}
-        self._active: dict[str, set[str]] = {}
+        self._active: dict[str, tuple[str, ...]] = {}
         self._counters: dict[str, float] = {}
         self._decision: Decision | None = None
         self._updated_real_s = -math.inf
@@ -208,7 +208,7 @@ class Board:
             if lease.node in self.site.nodes:
                 self._leases[lease.node] = Granted(lease, self._expires_s(lease, decision.at_s))
         for order in decision.emergencies:
-            self.contingency(order.contingency, domain=order.domain, active=order.active)
+            self.emergency(order)
         for event in decision.events:
             self.event(event)
         self._remember(decision)
@@ -233,15 +233,12 @@ class Board:
         """Show a fact. A decision's own events come with the decision, not through here."""
         self._events.appendleft(event)
 
-    def contingency(self, name: str, *, domain: str, active: bool) -> None:
-        """Show that a contingency lasts, or lasts no longer, in a domain.
+    def emergency(self, emergency: Emergency) -> None:
+        """Show every contingency that is on in a domain, and that no other is.
 
         Those that a decision orders come with the decision, not through here.
         """
-        domains = self._active.setdefault(name, set())
-        (domains.add if active else domains.discard)(domain)
-        if not domains:
-            del self._active[name]
+        self._active[emergency.domain] = emergency.active
 
     def traffic(self, traffic: TrafficView) -> None:
         """Show what users get."""
@@ -287,7 +284,9 @@ class Board:
             frames=dict(self._frames),
             leases=dict(self._leases),
             applied=dict(self._applied),
-            contingencies=tuple(sorted(self._active)),
+            contingencies=tuple(
+                sorted({name for names in self._active.values() for name in names})
+            ),
             events=tuple(self._events),
             counters=dict(self._counters),
             traffic=self._traffic,
