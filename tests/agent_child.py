@@ -1,7 +1,8 @@
 """A stand-in for the I/O process that answers every frame of telemetry with a lease.
 
 `python -m tests.agent_child FD LOG`: the log gets one line for each lease, with the monotonic time
-before it was sent. It ends with its pipe, as the real one does.
+before it was sent. It ends with its pipe, as the real one does, and at once when LOG.halt exists.
+Once LOG.flood exists it has been taken over: it sends garbage as fast as the pipe takes it.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ def answer(telemetry: NodeTelemetry, epoch: int) -> Lease:
 
 def main(descriptor: int, log: Path) -> None:
     """Serve until the pipe ends."""
+    if log.with_suffix(".halt").exists():
+        return
     end = socket.socket(fileno=descriptor)
     decoder, codec = FrameDecoder(), Codec()
     with log.open("a") as lines:
         while True:
+            while log.with_suffix(".flood").exists():
+                end.sendall(1_000 * (encode_frame("emergency", b"{}") + encode_frame("lease", b"")))
             end.sendall(encode_frame("heartbeat", b'{"connected":true,"detail":""}'))
             if not select.select([end], [], [], 0.5)[0]:
                 continue
