@@ -70,7 +70,7 @@ def test_a_host_that_comes_up_locks_first_and_is_raised_by_leases_alone(rig: Rig
             assert [write.ceiling_mhz for write in new] == [rig.safe_mhz]
     rig.controller.start()
     rig.heal()
-    for name, host in rig.hosts.items():
+    for host in rig.hosts.values():
         held = [truth.lock_mhz_min for truth in host.fake.truths()]
         assert held == [H100_SXM.clock_mhz_min] * host.fake.gpu_count
         assert not host.was_unlocked
