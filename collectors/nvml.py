@@ -72,6 +72,15 @@ class NvmlHost:
         except nvml.NVMLError:
             return  # the driver went first; there is nothing left to let go of
 
+    def driver_version(self) -> str:
+        """The driver's version; empty without a session, or when the driver does not tell."""
+        if self._nvml is None:
+            return ""
+        try:
+            return str(self._nvml.nvmlSystemGetDriverVersion())
+        except self._nvml.NVMLError:
+            return ""
+
     def _gpus(self, count: int) -> Sequence[GpuPort]:
         opened = [self._try(index) for index in range(count)]
         live = {gpu.identity().uuid for gpu in opened if isinstance(gpu, NvmlGpu)}

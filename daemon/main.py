@@ -44,6 +44,16 @@ COMMANDS: Final = (
     Command("agent", "daemon.agent_command", "the service on a GPU host", log_level="info"),
     Command("controller", "daemon.controller_command", "the service that decides", "info"),
     Command("simulate", "daemon.simulate_command", "run an experiment offline, policies compared"),
+    Command("status", "daemon.status_command", "how the site is; exit code 1 when it is not well"),
+    Command("top", "daemon.top_command", "the same, live on a terminal"),
+    Command("explain", "daemon.explain_command", "why a domain or a node is as it is"),
+    Command("events", "daemon.events_command", "what has happened, and what happens"),
+    Command("contingency", "daemon.operator_command", "say that a failure has begun or is over"),
+    Command("brake", "daemon.operator_command", "take a domain to its brake ceiling"),
+    Command("release", "daemon.operator_command", "end a brake"),
+    Command("cap", "daemon.operator_command", "lower the capacity of a domain"),
+    Command("drain", "daemon.operator_command", "send no new requests to a node"),
+    Command("doctor", "daemon.doctor_command", "what is wrong with this host, and what to do"),
     Command("check", "daemon.check_command", "check configuration files, whole"),
     Command("config", "daemon.config_command", "schemas, examples, an agent's file"),
     Command("version", "daemon.version_command", "which Ampacity this is"),
@@ -66,7 +76,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Command]:
         help="what is logged to stderr (default: info for services, warning or less for the rest)",
     )
     table = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked = next((word for word in arguments if not word.startswith("-")), "")
+    known = {command.name for command in COMMANDS}
+    asked = next((word for word in arguments if word in known), "")
     for command in COMMANDS:
         sub = table.add_parser(command.name, help=command.help)
         if command.name == asked:

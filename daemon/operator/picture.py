@@ -1,0 +1,111 @@
+"""The last of everything that a site's retained topics say, as a command has heard it.
+
+It stores messages and when they came, and counts what does not validate. It judges nothing: what is
+stale, lost or worrying is decided in `daemon.operator.overview`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
+
+from daemon.operator.session import Session, Signal
+from facility.topics import Topics
+from facility.wire import (
+    Applied,
+    Codec,
+    ControllerStatus,
+    DomainState,
+    Emergency,
+    Lease,
+    NodeInfo,
+    NodeStatus,
+    NodeTelemetry,
+    WireError,
+)
+
+T = TypeVar("T", bound=Struct)
+
+NODE_STATE: Final = ("status", "info", "applied")
+"""What a summary needs of every node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard(Generic[T]):
+    """A message, whether the broker kept it for us, and when it came (monotonic)."""
+
+    message: T
+    retained: bool
+    at_s: float
+
+
+@dataclass(slots=True)
+class Picture:
+    """What is known of a site; every table is by name."""
+
+    site: str
+    clock: Callable[[], float] = time.monotonic
+    changed: Signal = field(default_factory=Signal)
+    controllers: dict[str, Heard[ControllerStatus]] = field(default_factory=dict)
+    domains: dict[str, Heard[DomainState]] = field(default_factory=dict)
+    emergencies: dict[str, Heard[Emergency]] = field(default_factory=dict)
+    statuses: dict[str, Heard[NodeStatus]] = field(default_factory=dict)
+    infos: dict[str, Heard[NodeInfo]] = field(default_factory=dict)
+    applied: dict[str, Heard[Applied]] = field(default_factory=dict)
+    leases: dict[str, Heard[Lease]] = field(default_factory=dict)
+    telemetry: dict[str, Heard[NodeTelemetry]] = field(default_factory=dict)
+    invalid_count: int = 0
+    _codec: Codec = field(default_factory=Codec)
+
+    def listen(self, session: Session, *, node: str | None = None) -> None:
+        """Subscribe to domains, controllers and all nodes' state; of `node` to all it says."""
+        topics = session.topics
+        session.listen(topics.controller_status("+"), self.receive)
+        for what in ("state", "emergency"):
+            session.listen(topics.domain("+", what), self.receive)
+        for what in NODE_STATE:
+            session.listen(topics.node("+", what), self.receive)
+        if node is not None:
+            session.listen(topics.node(node, "lease"), self.receive)
+            session.listen(topics.node(node, "telemetry"), self.receive, qos=0)
+
+    def receive(self, topic: str, payload: bytes, retained: bool) -> None:
+        """Keep one message; a handler of the bus."""
+        parts = Topics(self.site).split(topic)
+        if parts is None:
+            return
+        kind, name, what = parts
+        if (kind, what) == ("controller", "status"):
+            self._keep(self.controllers, ControllerStatus, name, payload, retained)
+        elif (kind, what) == ("domain", "state"):
+            self._keep(self.domains, DomainState, name, payload, retained)
+        elif (kind, what) == ("domain", "emergency"):
+            self._keep(self.emergencies, Emergency, name, payload, retained)
+        elif (kind, what) == ("node", "status"):
+            self._keep(self.statuses, NodeStatus, name, payload, retained)
+        elif (kind, what) == ("node", "info"):
+            self._keep(self.infos, NodeInfo, name, payload, retained)
+        elif (kind, what) == ("node", "applied"):
+            self._keep(self.applied, Applied, name, payload, retained)
+        elif (kind, what) == ("node", "lease"):
+            self._keep(self.leases, Lease, name, payload, retained)
+        elif (kind, what) == ("node", "telemetry"):
+            self._keep(self.telemetry, NodeTelemetry, name, payload, retained)
+        self.changed.ring()
+
+    def _keep(
+        self, table: dict[str, Heard[T]], kind: type[T], name: str, payload: bytes, retained: bool
+    ) -> None:
+        if not payload:
+            table.pop(name, None)  # retained state was deleted
+            return
+        try:
+            message = self._codec.decode(payload, kind)
+        except WireError:
+            self.invalid_count += 1
+            return
+        table[name] = Heard(message, retained, self.clock())
