@@ -264,3 +264,17 @@ class Bench:
     def names(self) -> list[str]:
         """The events told so far."""
         return [event.event for event in self.events]
+
+
+def started(**changes: object) -> Bench:
+    """A node that has taken its first frame at 0 s and is at the safe ceiling."""
+    bench = Bench(config=agent_config(**changes))
+    bench.step(0.0)
+    return bench
+
+
+def leased(ceiling_mhz: int = 1800, **changes: object) -> Bench:
+    """A node that runs at a lease of 4 s from frame 1, taken at 0 s."""
+    bench = started(**changes)
+    bench.step(1.0, leases=[lease(ceiling_mhz, basis_seq=1)])
+    return bench

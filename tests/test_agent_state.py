@@ -25,11 +25,7 @@ STATE = NodeState(
     memory=NodeMemory(
         epoch=7,
         sequence=42,
-        emergencies=(
-            EmergencyRecord(
-                domain="ups-a", active=("ups-a-lost",), epoch=7, sequence=3
-            ),
-        ),
+        emergencies=(EmergencyRecord(domain="ups-a", active=("ups-a-lost",), epoch=7, sequence=3),),
     ),
     found={"GPU-0": FoundClocks(clock_mhz_max=1980)},
     ceilings_mhz={"GPU-0": 1200},

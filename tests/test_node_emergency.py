@@ -1,0 +1,238 @@
+"""What a node does in an emergency: contingencies, heat and the power brake pin."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from controllers.node_lease import ContingencyBook
+from controllers.node_limits import BRAKE_QUIET_S
+from tests.node_fakes import (
+    BRAKE_MHZ,
+    SAFE_MHZ,
+    Bench,
+    emergency,
+    lease,
+    leased,
+    started,
+)
+
+# --- contingencies -------------------------------------------------------------------------------
+
+
+def test_a_contingency_takes_its_ceiling_from_the_lease_in_the_same_step() -> None:
+    bench = leased()
+    bench.step(2.0, emergencies=[emergency()])
+    assert bench.ceilings() == [900, 900]
+    assert bench.applied[-1].reason == "contingency:ups-a-lost"
+    assert "contingency-on" in bench.names()
+
+
+def test_a_contingency_holds_after_the_lease_has_expired() -> None:
+    bench = leased()
+    bench.step(2.0, emergencies=[emergency()])
+    bench.run(2.1, 8.0)
+    assert bench.brain.lease is None
+    assert bench.ceilings() == [900, 900]
+
+
+def test_a_contingency_never_raises_a_ceiling() -> None:
+    bench = leased(600)
+    bench.step(2.0, emergencies=[emergency()])
+    assert bench.ceilings() == [600, 600]
+
+
+def test_a_contingency_that_ends_returns_to_lease_or_safe_ceiling() -> None:
+    bench = leased()
+    bench.step(2.0, emergencies=[emergency()])
+    bench.step(3.1, emergencies=[emergency(False, sequence=2)])
+    assert bench.ceilings() == [1800, 1800]
+    bench.step(3.2, emergencies=[emergency(sequence=3)])
+    bench.step(4.0)
+    bench.step(5.0, emergencies=[emergency(False, sequence=4)])
+    assert bench.ceilings() == [SAFE_MHZ, SAFE_MHZ]
+
+
+def test_a_contingency_that_nobody_computed_means_the_brake_ceiling() -> None:
+    bench = leased()
+    bench.step(2.0, emergencies=[emergency(contingency="flood")])
+    assert bench.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
+
+
+def test_the_brake_always_means_the_brake_ceiling() -> None:
+    bench = started()
+    bench.step(1.0, leases=[lease(contingency_ceilings_mhz={"brake": 1900})])
+    bench.step(2.0, emergencies=[emergency(contingency="brake")])
+    assert bench.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
+
+
+def test_of_two_contingencies_the_lower_ceiling_holds() -> None:
+    bench = started()
+    bench.step(1.0, leases=[lease(contingency_ceilings_mhz={"a": 900, "b": 750})])
+    bench.step(2.0, emergencies=[emergency(contingency="a", also=("b",))])
+    assert bench.ceilings() == [750, 750]
+    bench.step(3.5, emergencies=[emergency(contingency="a", sequence=2)])
+    assert bench.ceilings() == [900, 900]
+
+
+def test_an_emergency_of_a_foreign_domain_is_refused() -> None:
+    bench = leased()
+    bench.step(2.0, emergencies=[emergency(domain="ups-b")])
+    assert bench.ceilings() == [1800, 1800]
+    assert bench.brain.refused == {"foreign-domain": 1}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "sequence", "refusal"),
+    [(1, 9, "replayed"), (2, 4, "replayed"), (2, 5, "replayed"), (2, 6, ""), (3, 1, "")],
+)
+def test_an_old_message_does_not_end_an_emergency(epoch: int, sequence: int, refusal: str) -> None:
+    bench = leased()
+    bench.step(2.0, emergencies=[emergency(epoch=2, sequence=5)])
+    bench.step(3.5, emergencies=[emergency(False, epoch=epoch, sequence=sequence)])
+    assert bench.ceilings() == ([900] * 2 if refusal else [1800] * 2)
+
+
+def test_a_deposed_leader_may_begin_an_emergency_but_not_end_one() -> None:
+    bench = started()
+    bench.step(1.0, leases=[lease(epoch=5)])
+    bench.step(2.0, emergencies=[emergency(epoch=4, sequence=1)])
+    assert bench.ceilings() == [900, 900]
+    bench.step(3.2, emergencies=[emergency(False, epoch=4, sequence=2)])
+    assert bench.ceilings() == [900, 900]
+    assert bench.brain.refused == {"old-epoch": 1}
+    bench.step(3.3, emergencies=[emergency(False, epoch=5, sequence=1)])
+    assert bench.ceilings() == [1800, 1800]
+
+
+def test_a_retained_emergency_that_comes_again_changes_nothing() -> None:
+    bench = leased()
+    for count in range(5):
+        bench.step(2.0 + count / 10, emergencies=[emergency()])
+    assert bench.names().count("contingency-on") == 1
+    assert bench.brain.refused == {}
+
+
+def test_an_emergency_survives_a_restart() -> None:
+    first = leased()
+    first.step(2.0, emergencies=[emergency()])
+    second = Bench(memory=first.memories[-1], session="s2")
+    second.step(0.0)
+    assert second.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]  # no lease has brought a table yet
+    second.step(1.0, emergencies=[emergency()], leases=[lease(session="s2", sequence=2)])
+    assert second.ceilings() == [900, 900]
+
+
+def test_a_message_says_everything_that_is_on_in_its_domain() -> None:
+    """Whoever missed some messages finds the whole truth in the last one."""
+    bench = started()
+    bench.step(1.0, leases=[lease(contingency_ceilings_mhz={"a": 900, "b": 750})])
+    bench.step(2.0, emergencies=[emergency(contingency="b")])
+    bench.step(3.5, emergencies=[emergency(contingency="a", sequence=3)])
+    assert bench.brain.contingencies.active == ("a",)
+    assert bench.ceilings() == [900, 900]
+
+
+def test_a_deposed_leader_can_add_to_an_emergency_and_take_nothing_away() -> None:
+    book = ContingencyBook(())
+    assert book.offer(emergency(contingency="a", epoch=4), ("ups-a",), 5) == ""
+    assert book.offer(emergency(contingency="b", epoch=4, sequence=2), ("ups-a",), 5) == ""
+    assert list(book.active) == ["a", "b"]
+    old = emergency(contingency="a", epoch=4, sequence=3)
+    assert book.offer(old, ("ups-a",), 5) == "old-epoch"
+    assert list(book.active) == ["a", "b"]
+    assert book.offer(emergency(False, epoch=5), ("ups-a",), 5) == ""
+    assert not book.active
+
+
+def test_what_is_remembered_is_bounded_by_the_domains_of_the_node() -> None:
+    book = ContingencyBook(())
+    for count in range(1_000):
+        book.offer(emergency(domain=f"d{count}"), ("d1", "d2"), 0)
+    assert sorted(record.domain for record in book.records) == ["d1", "d2"]
+
+
+# --- what the node limits by itself --------------------------------------------------------------
+
+
+def test_a_gpu_near_its_threshold_is_slowed_at_once_and_only_that_gpu() -> None:
+    bench = leased()
+    bench.host.gpus[0].margin_c = 2.9
+    bench.run(1.1, 2.0)
+    assert bench.host.gpus[0].ceiling_mhz is not None
+    assert bench.host.gpus[0].ceiling_mhz < 1800
+    assert bench.host.gpus[1].ceiling_mhz == 1800
+    assert bench.applied[-1].reason == "thermal"
+    assert "local-heat" in bench.names()
+
+
+def test_a_gpu_with_just_enough_margin_is_left_alone() -> None:
+    bench = leased()
+    bench.host.gpus[0].margin_c = 3.0
+    bench.run(1.1, 2.0)
+    assert bench.ceilings() == [1800, 1800]
+
+
+def test_heat_steps_down_to_the_brake_ceiling_and_no_further() -> None:
+    bench = started(margin_c_min=3.0)
+    bench.host.gpus[0].margin_c = 1.0
+    bench.run(0.1, 20.0)
+    assert bench.ceilings()[0] == BRAKE_MHZ
+
+
+def test_a_gpu_without_margin_goes_to_the_brake_ceiling_in_one_step() -> None:
+    bench = leased()
+    bench.host.gpus[0].margin_c = 0.0
+    bench.run(1.1, 1.7)
+    assert bench.ceilings() == [BRAKE_MHZ, 1800]
+
+
+def test_heat_is_released_slowly_and_with_hysteresis() -> None:
+    bench = started()
+    bench.host.gpus[0].margin_c = 1.0
+    bench.run(0.1, 2.0)
+    held_mhz = bench.ceilings()[0]
+    bench.host.gpus[0].margin_c = 4.9  # above the minimum of 3, within the hysteresis of 2
+    bench.run(2.1, 30.0)
+    assert bench.ceilings()[0] == held_mhz
+    bench.host.gpus[0].margin_c = 5.0
+    bench.run(30.1, 34.0)
+    assert held_mhz < bench.ceilings()[0] < SAFE_MHZ
+    bench.run(34.1, 120.0)
+    assert bench.ceilings()[0] == SAFE_MHZ
+
+
+def test_a_margin_that_is_no_number_changes_nothing() -> None:
+    bench = leased()
+    bench.host.gpus[0].margin_c = math.nan
+    bench.run(1.1, 3.0)
+    assert bench.ceilings() == [1800, 1800]
+
+
+def test_a_rising_brake_counter_brakes_the_node_until_it_is_quiet() -> None:
+    bench = started(telemetry_s=1.0)
+    bench.host.gpus[1].brake_s = 0.05
+    bench.step(0.1)
+    assert bench.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
+    assert bench.applied[-1].reason == "brake"
+    bench.run(0.2, BRAKE_QUIET_S)
+    assert bench.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
+    bench.run(BRAKE_QUIET_S + 0.1, BRAKE_QUIET_S + 0.3)
+    assert bench.ceilings() == [SAFE_MHZ, SAFE_MHZ]
+
+
+def test_a_brake_counter_that_restarts_with_the_driver_is_no_brake() -> None:
+    bench = Bench()
+    bench.host.gpus[0].brake_s = 5.0
+    bench.step(0.0)
+    bench.host.gpus[0].brake_s = 0.0
+    bench.step(0.1)
+    assert bench.ceilings() == [SAFE_MHZ, SAFE_MHZ]
+
+
+def test_the_brake_bit_brakes_a_part_without_a_counter() -> None:
+    bench = leased()
+    bench.host.gpus[0].event_reasons = 0x80
+    bench.run(1.1, 1.7)
+    assert bench.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
