@@ -25,9 +25,14 @@ class Watch:
     leases_expired: int = 0
     brakes: int = 0
     failed_at_s: float | None = None
-    armed_mhz: dict[str, int] = field(default_factory=dict)
     locked_at_s: float | None = None
     over_last_s: float | None = None
+    _unlocked_mhz: dict[str, int] = field(default_factory=dict)
+    _places: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Note where each node's GPUs are in the plant."""
+        self._places = {name: place for place, name in enumerate(self.plant.site.nodes)}
 
     def decided(self, decision: Decision) -> None:
         """Count what a cycle granted."""
@@ -43,7 +48,7 @@ class Watch:
     def failed(self, armed_mhz: dict[str, int]) -> None:
         """The UPS fails now; `armed_mhz` are the ceilings that nodes hold for it."""
         self.failed_at_s = self.plant.now_s
-        self.armed_mhz = dict(armed_mhz)
+        self._unlocked_mhz = dict(armed_mhz)
 
     def look(self) -> None:
         """Look at the plant after one of its steps."""
@@ -52,21 +57,18 @@ class Watch:
         tree = self.plant.tree
         if tree.any_over:
             self.over_last_s = self.plant.now_s
-        if self.locked_at_s is None and self.armed_mhz and self._all_locked():
-            self.locked_at_s = self.plant.now_s
+        if self._unlocked_mhz:
+            self._see_locks()
 
-    def _all_locked(self) -> bool:
-        """Whether every armed node's GPUs really are at or under their ceilings."""
-        starts = self.plant.bank.starts.tolist()
-        bounds = [*starts, self.plant.bank.count]
-        for place, name in enumerate(self.plant.site.nodes):
-            ceiling_mhz = self.armed_mhz.get(name)
-            if ceiling_mhz is None:
-                continue
-            for gpu in range(bounds[place], bounds[place + 1]):
-                if self.plant.bank.ceiling_mhz(gpu) > ceiling_mhz:
-                    return False
-        return True
+    def _see_locks(self) -> None:
+        """Strike off nodes whose GPUs really are at or under their ceilings."""
+        starts = [*self.plant.bank.starts.tolist(), self.plant.bank.count]
+        for name, ceiling_mhz in list(self._unlocked_mhz.items()):
+            place = self._places[name]
+            gpus = range(starts[place], starts[place + 1])
+            if all(self.plant.bank.ceiling_mhz(gpu) <= ceiling_mhz for gpu in gpus):
+                del self._unlocked_mhz[name]
+                self.locked_at_s = self.plant.now_s
 
     @property
     def emergency_reaction_s(self) -> float | None:
@@ -82,7 +84,7 @@ class Watch:
     @property
     def emergency_locked_s(self) -> float | None:
         """From the failure until the last armed node was locked; None if never, or none armed."""
-        if self.failed_at_s is None or self.locked_at_s is None:
+        if self.failed_at_s is None or self.locked_at_s is None or self._unlocked_mhz:
             return None
         return round(self.locked_at_s - self.failed_at_s, 3)
 

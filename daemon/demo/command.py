@@ -10,6 +10,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from daemon.demo.run import Stage
 from daemon.demo.settings import DURATION_S_MAX, DURATION_S_MIN, SPEED_MAX, DemoSettings
 from daemon.embedded_broker import BrokerStartError
 from daemon.exit_codes import EX_UNAVAILABLE
+from daemon.web.board import EVENTS_MAX
 from daemon.web.server import WebError
 from facility.config import POLICIES
 from facility.wire import Event, Mode
@@ -150,7 +152,8 @@ class _Teller:
         self._mode: Mode | None = None
         self._started = False
         self._failed = False
-        self._told_until_s = 0.0
+        self._tripped: set[str] = set()
+        self._told: deque[Event] = deque(maxlen=EVENTS_MAX)
 
     def tell(self, stage: Stage) -> None:
         """Called once per simulated second."""
@@ -173,6 +176,9 @@ class _Teller:
             print(f"{'':>9}--- {settings.contingency}: a UPS has failed ---", file=sys.stderr)
             self._next_s = stage.plant.now_s
         self._tell_events(snapshot.events)
+        for name in sorted(stage.plant.tree.tripped.keys() - self._tripped):
+            self._tripped.add(name)
+            print(f"{'':>9}*** {name} TRIPPED ***", file=sys.stderr)
         if row.mode is not self._mode or stage.plant.now_s >= self._next_s:
             self._mode = row.mode
             self._next_s = stage.plant.now_s + self._every_s
@@ -180,16 +186,11 @@ class _Teller:
 
     def _tell_events(self, events: tuple[Event, ...]) -> None:
         """Repeat what a person must see, oldest first; the page has the rest."""
-        fresh = []
-        for event in events:
-            if event.at_s <= self._told_until_s:
-                break
-            if event.severity == "critical" and event.source == "controller":
-                fresh.append(event)
-        if events:
-            self._told_until_s = max(self._told_until_s, events[0].at_s)
-        for event in reversed(fresh):
-            print(f"{'':>9}! {event.sentence}", file=sys.stderr)
+        for event in reversed(events):
+            loud = event.severity == "critical" and event.source == "controller"
+            if loud and event not in self._told:
+                self._told.append(event)
+                print(f"{'':>9}! {event.sentence}", file=sys.stderr)
 
     def _line(self, stage: Stage, leases: object) -> str:
         truth = stage.plant.truth()
