@@ -1,35 +1,37 @@
-"""The actuator process, as `run_agent` becomes it: a path, a checked configuration, a version.
+"""The actuator process, as `run_agent` becomes it: path, checked configuration, version, log level.
 
 Not for people: they type `ampacity agent --config PATH`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import types
 from pathlib import Path
 
-import msgspec
-
-# The official NVML binding imports ctypes.util, of which it needs nothing on Linux, and which
-# drags in archivers and temporary files: 1 MB in a process that may have 20.
+# Two modules that others import without need, and that cost 1.3 MB of the 20 this process may
+# have. The NVML binding uses ctypes.util on Windows only; it drags in archivers and temporary
+# files. msgspec takes typing_extensions where it is installed, and typing does as well.
 _unused = types.ModuleType("ctypes.util")
 _unused.find_library = lambda _name: None  # type: ignore[attr-defined]
 sys.modules.setdefault("ctypes.util", _unused)
+sys.modules.setdefault("typing_extensions", None)  # type: ignore[arg-type]
 
-from daemon.agent.supervisor import guard  # noqa: E402 - after the line above
+import msgspec  # noqa: E402 - after the lines above
+
+from daemon.agent.supervisor import guard  # noqa: E402
+from daemon.logs import set_up_logging  # noqa: E402
 from facility.config import AgentConfig  # noqa: E402
 
 
-def main(path: str, descriptor: str, version: str) -> int:
+def main(path: str, descriptor: str, version: str, level: str) -> int:
     """Run with the configuration that waits, as JSON, in file `descriptor`."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    set_up_logging(level)
     with os.fdopen(int(descriptor), "rb") as file:
         config = msgspec.json.decode(file.read(), type=AgentConfig)
     return guard(Path(path), config, version=version)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:4]))
+    sys.exit(main(*sys.argv[1:5]))

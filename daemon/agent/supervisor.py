@@ -75,7 +75,8 @@ def run_agent(config_path: Path, *, version: str = "") -> int:
     os.lseek(descriptor, 0, os.SEEK_SET)
     # One heap instead of one per thread: the threads wait for the driver, not for memory.
     environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
-    arguments = [*PYTHON, "-m", "daemon.agent", str(config_path), str(descriptor), version]
+    level = logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+    arguments = [*PYTHON, "-m", "daemon.agent", str(config_path), str(descriptor), version, level]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, arguments, environment)  # noqa: S606 - ourselves, no shell
