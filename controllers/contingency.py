@@ -22,6 +22,10 @@ class Prearmed:
             name: np.array([fleet.site.touches(name, node) for node in fleet.nodes])
             for name in fleet.site.contingencies
         }
+        self._hears = {
+            name: np.array([item.domain in node.ancestors for node in fleet.site.nodes.values()])
+            for name, item in fleet.site.contingencies.items()
+        }
         self._feeds = np.array([not domain.is_zone for domain in fleet.site.domains.values()])
         self._key: tuple[object, ...] | None = None
         self._ceilings: dict[str, IntArray] = {}
@@ -29,6 +33,14 @@ class Prearmed:
     def touches(self, contingency: str) -> BoolArray:
         """Per node whether `contingency` concerns it."""
         return self._touches[contingency]
+
+    def hears(self, contingency: str) -> BoolArray:
+        """Per node whether it is told of `contingency`.
+
+        A node brakes on a contingency that its lease does not know, so it must know all it may be
+        told of, those that change nothing for it included.
+        """
+        return self._hears[contingency]
 
     def ceilings_mhz(
         self,
@@ -75,8 +87,8 @@ class Prearmed:
                 continue
             row = shares[domain]
 
-            def load_w(ceiling: IntArray, row: FloatArray = row) -> float:
-                return float(row @ np.where(movable, fleet.worst_case_w(ceiling), stuck_w))
+            def load_w(trial_mhz: IntArray, row: FloatArray = row) -> float:
+                return float(row @ np.where(movable, fleet.worst_case_w(trial_mhz), stuck_w))
 
             ceiling_mhz = lowered_to_fit(
                 fleet,

@@ -345,9 +345,9 @@ class ControlCycle:
         return tuple(leases)
 
     def _armed(self, place: int, prearmed: dict[str, IntArray]) -> dict[str, int]:
-        """The contingencies that concern one node, with its ceiling for each."""
+        """The contingencies that one node may be told of, with its ceiling for each."""
         return {
             name: int(mhz[place])
             for name, mhz in prearmed.items()
-            if self._prearmed.touches(name)[place]
+            if self._prearmed.hears(name)[place]
         }

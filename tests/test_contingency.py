@@ -33,7 +33,8 @@ def test_armed_ceilings_waste_less_than_one_step_of_the_clock() -> None:
     assert raised_w > row.site.capacity_w("ups-b", frozenset({"ups-a-lost"}))
 
 
-def test_a_node_carries_only_contingencies_that_concern_it() -> None:
+def test_a_node_carries_every_contingency_that_it_may_be_told_of() -> None:
+    """It brakes on one that its lease does not know."""
     row = Row(site_of(nodes=40))
     decision = row.run(5)
     for lease in decision.leases:

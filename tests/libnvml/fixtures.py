@@ -12,13 +12,13 @@ import pytest
 
 from collectors.nvml import NvmlHost
 from facility.ports import GpuPort
-from tests.libnvml.handle import FakeNvml, build
+from tests.libnvml.handle import FakeNvml, shared_library
 
 
 @pytest.fixture(scope="session")
-def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nvml_library() -> Path:
     """The library, built once."""
-    return build(tmp_path_factory.mktemp("libnvml"))
+    return shared_library()
 
 
 @pytest.fixture

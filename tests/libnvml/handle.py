@@ -7,10 +7,14 @@ itself. Constants of the part come from the twin's table, so that both have one 
 from __future__ import annotations
 
 import contextlib
+import atexit
 import ctypes
+import functools
 import mmap
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -77,6 +81,18 @@ def build(directory: Path, *, omit: Sequence[str] = ()) -> Path:
     if done.returncode != 0:
         raise RuntimeError(f"gcc refused the fake NVML library:\n{done.stderr}")
     return target
+
+
+@functools.cache
+def shared_library() -> Path:
+    """The whole library, compiled once per process and removed at its end.
+
+    The real binding finds a library by its soname, and of several with the same one it gets the
+    first that was loaded: one process must never load two.
+    """
+    directory = tempfile.mkdtemp(prefix="ampacity-libnvml-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return build(Path(directory))
 
 
 class FakeNvml:

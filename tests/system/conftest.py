@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.libnvml.handle import build
+from tests.libnvml.handle import shared_library
 from tests.servers import Mosquitto, Nats
 from tests.system.rig import Rig
 
 
 @pytest.fixture(scope="package")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library() -> Path:
     """The fake driver's library, built once."""
-    return build(tmp_path_factory.mktemp("libnvml"))
+    return shared_library()
 
 
 @pytest.fixture(scope="package", params=[Mosquitto, Nats], ids=["mosquitto", "nats"])
@@ -28,8 +28,12 @@ def shared_rig(
         yield rig.start()
 
 
+on_mosquitto = pytest.mark.parametrize("shared_rig", [Mosquitto], indirect=True, ids=["mosquitto"])
+"""For what cannot depend on the broker."""
+
+
 @pytest.fixture
 def rig(shared_rig: Rig) -> Rig:
     """The same site, made well again after whatever the test before did to it."""
-    shared_rig.heal()
+    shared_rig.calm()
     return shared_rig
