@@ -190,15 +190,22 @@ class IoChild:
             self._end(now_s, f"PipeClosed: {error}")
 
     def close(self, wait_s: float) -> None:
-        """Say goodbye by closing the pipe, wait for the child to end, else kill it."""
-        if self.pipe is not None:
-            self.pipe.close()
-            self.pipe = None
+        """Say goodbye by ending the pipe, wait for the child to end, else kill it."""
+        pipe, self.pipe = self.pipe, None
         process, self._process = self._process, None
-        if process is None:
-            return
+        if pipe is not None:
+            pipe.finish()
         try:
-            process.wait(wait_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(wait_s)
+            if process is not None:
+                _wait_or_kill(process, wait_s)
+        finally:
+            if pipe is not None:
+                pipe.close()
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes], wait_s: float) -> None:
+    try:
+        process.wait(wait_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(wait_s)

@@ -14,6 +14,7 @@ session its last will must carry. End of file means that the other side is gone:
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import Counter
 from typing import Final
@@ -161,6 +162,14 @@ class PipeEnd:
         if not data:
             raise PipeClosed("end of file")
         return self._decoder.feed(data)
+
+    def finish(self) -> None:
+        """Send no more: the other side reads what is on its way, then end of file.
+
+        It may still write; closed at once, its next word would cost it ours.
+        """
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Let go of the socket."""
