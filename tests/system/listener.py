@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import paho.mqtt.client as mqtt
 from msgspec import Struct
+from paho.mqtt.enums import CallbackAPIVersion
 
 from facility.topics import Topics
 from facility.wire import Codec, Lease, NodeTelemetry
@@ -39,7 +40,7 @@ class Listener:
         self._codec = Codec()
         self._lock = threading.Lock()
         self._messages: list[Heard] = []
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = self._connected
         self._client.on_message = self._heard

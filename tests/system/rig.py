@@ -7,6 +7,7 @@ fast. It decides nothing and patches nothing.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -32,6 +33,7 @@ from facility.example import (
     site_yaml,
 )
 from facility.topics import Topics
+from facility.wire import Request, encode
 from tests.libnvml.handle import FakeNvml
 from tests.servers import HOST, Server, take_free_port
 from tests.system.listener import Listener
@@ -48,6 +50,9 @@ CONTROL: Final = ControlConfig(
     raise_ratio_per_s=0.25,
     missing_ratio_max=0.4,  # of three nodes one may be missing before nothing is raised
 )
+AGENT_KEYS: Final = {"call_timeout_s": 0.5}
+LIGHT_INTENSITY: Final = 0.15
+"""A load under which nothing is slowed, even with one feed fewer."""
 HEALTHY_S: Final = 40.0
 """Longest wait for a site to be well again: an I/O process is restarted with growing patience."""
 
@@ -78,14 +83,14 @@ class NodeHost:
         """The locks that the hardware really has."""
         return {truth.ceiling_mhz for truth in self.fake.truths()}
 
-    @property
-    def was_unlocked(self) -> bool:
-        """Whether any of the last writes lifted a lock."""
-        return any(
-            write.ceiling_mhz == 0
+    def written_mhz(self, *, since_ns: int) -> set[int]:
+        """Every ceiling that was written after `since_ns`, of the last 64; 0 lifted a lock."""
+        return {
+            write.ceiling_mhz
             for gpu in range(self.fake.gpu_count)
             for write in self.fake.writes(gpu)
-        )
+            if write.at_ns > since_ns
+        }
 
     def reached_ns(self, ceiling_mhz: int, *, since_ns: int) -> int:
         """When the last GPU was at or below a ceiling, after `since_ns`, to stay there."""
@@ -126,9 +131,10 @@ class Rig:
         self.controller_path = directory / "controller.yaml"
         self._haproxy = haproxy
         self._library = library
+        self._agent_keys = {**AGENT_KEYS, **(agent_keys or {})}
         directory.mkdir(parents=True, exist_ok=True)
         self._write_controller()
-        self.hosts = {name: self._host(name, dict(agent_keys or {})) for name in self.site.nodes}
+        self.hosts = {name: self._host(name) for name in self.site.nodes}
         self.controller = Process(
             "controller", ampacity("controller", "--config", self.controller_path), directory, None
         )
@@ -146,16 +152,18 @@ class Rig:
         )
         self.controller_path.write_text(controller_yaml(config))
 
-    def _host(self, name: str, keys: Mapping[str, Any]) -> NodeHost:
-        fake = FakeNvml.create(self.directory / f"{name}.gpus", self._library)
-        fake.load(None, a=0.15, m=0.2, c=1.0)
+    def rewrite_agent(self, name: str, **keys: Any) -> None:
+        """Write a node's file anew, with other values for some keys; nobody is told."""
         config = agent_config(self.site, name, broker=BrokerConfig(port=self.broker.port))
-        config = msgspec.structs.replace(
-            config, state_dir=str(self.directory / f"{name}.state"), **keys
-        )
-        path = self.directory / f"{name}.yaml"
-        path.write_text(agent_yaml(config))
-        return NodeHost(name, fake, path, self.directory)
+        state = str(self.directory / f"{name}.state")
+        config = msgspec.structs.replace(config, state_dir=state, **{**self._agent_keys, **keys})
+        (self.directory / f"{name}.yaml").write_text(agent_yaml(config))
+
+    def _host(self, name: str) -> NodeHost:
+        fake = FakeNvml.create(self.directory / f"{name}.gpus", self._library)
+        fake.load(None, a=LIGHT_INTENSITY, m=0.2, c=1.0)
+        self.rewrite_agent(name)
+        return NodeHost(name, fake, self.directory / f"{name}.yaml", self.directory)
 
     # --- starting and ending ------------------------------------------------------------------
 
@@ -173,6 +181,9 @@ class Rig:
         for process in self.processes:
             if not process.runs:
                 process.start()
+        for host in self.hosts.values():
+            host.fake.heal()
+            host.fake.load(None, a=LIGHT_INTENSITY)
         wait_until(
             lambda: all(self.leased(name) for name in self.hosts),
             "every node holds a lease",
@@ -180,6 +191,17 @@ class Rig:
             but=self.story,
         )
         self.wait_ceilings(lambda mhz: mhz == self.top_mhz, f"all are at {self.top_mhz} MHz")
+
+    def calm(self) -> None:
+        """Lift every order that a test left behind, and heal."""
+        for name in (self.api("/api/v1/decision") or {}).get("contingencies", ()):
+            self.ask("contingency", contingency=name, on=False)
+        self.heal()
+
+    def ask(self, verb: str, **args: str | float | bool) -> None:
+        """Send an operator's request, as any program may."""
+        request = Request(verb=verb, transaction=secrets.token_hex(8), args=args)
+        self.listener.say(self.topics.request(verb), encode(request))
 
     def end(self) -> None:
         """End everything that this rig started."""
@@ -230,7 +252,7 @@ class Rig:
     def leased(self, name: str) -> bool:
         """Whether a node says that it holds a lease, and the controller has granted one."""
         lease = self.node(name).get("lease", {})
-        return lease.get("state") == "valid" and lease.get("reason") == "lease"
+        return bool(lease.get("state") == "valid" and lease.get("reason") == "lease")
 
     def wait_ceilings(
         self,
