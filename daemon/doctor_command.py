@@ -97,8 +97,8 @@ def _configuration(args: argparse.Namespace) -> tuple[Place | None, list[Check]]
     if place.controller is not None and place.tree is None:
         text = f"the site file of {place.path} has problems: `ampacity check` names them"
         return place, [fail("config", text)]
-    kind = "controller's" if place.controller is not None else "agent's"
-    return place, [ok("config", f"{place.path} is a {kind} file of site {place.site!r}")]
+    kind = "a controller's" if place.controller is not None else "an agent's"
+    return place, [ok("config", f"{place.path} is {kind} file of site {place.site!r}")]
 
 
 def _state_checks(place: Place) -> list[Check]:

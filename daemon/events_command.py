@@ -112,7 +112,7 @@ async def _follow(place: Place, args: argparse.Namespace) -> None:
             signal.ring()
 
     session = Session(place, timeout_s=args.timeout_s)
-    session.listen(session.topics.event, heard)
+    session.listen(session.topics.event, heard, qos=1)
     async with session:
         print(f"following {place.site} at {place.where}: Ctrl-C ends", file=sys.stderr, flush=True)
         connected = True

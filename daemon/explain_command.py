@@ -73,9 +73,8 @@ async def _explain(
     """Look, listen to a node, explain. Raises UnknownName, BusUnavailable."""
     picture = Picture(place.site)
     session = Session(place, timeout_s=timeout_s)
-    picture.listen(session, node=name if NAME_PATTERN.fullmatch(name) else None)
     async with session:
-        await session.settle()
+        await picture.fill(session, node=name if NAME_PATTERN.fullmatch(name) else None)
         is_node = name in picture.statuses or name in picture.infos
         if not is_node and name not in picture.domains:
             raise UnknownName(_unknown(picture, place, name))

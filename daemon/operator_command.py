@@ -110,7 +110,8 @@ def _drain_told(data: Values, tried: bool) -> str:
 
 
 def _nodes(count: object) -> str:
-    return "1 node" if count == 1 else f"{count} nodes"
+    """How many nodes; every number of an answer arrives as a float."""
+    return "1 node" if count == 1 else f"{count:g} nodes" if isinstance(count, float) else "nodes"
 
 
 VERBS: Final = {

@@ -74,7 +74,6 @@ async def read_overview(place: Place, *, timeout_s: float) -> Overview:
     """What the broker keeps of the site, judged. Raises BusUnavailable, SecretsError."""
     picture = Picture(place.site)
     session = Session(place, timeout_s=timeout_s)
-    picture.listen(session)
     async with session:
-        await session.settle()
+        await picture.fill(session)
     return overview(picture, broker=place.where, wall_s=time.time())

@@ -66,12 +66,15 @@ async def _show(place: Place, *, timeout_s: float) -> None:
 
     picture = Picture(place.site)
     session = Session(place, timeout_s=timeout_s)
-    picture.listen(session)
+
+    def now() -> Text:
+        away = "" if session.bus.connected else session.bus.detail
+        view = overview(picture, broker=place.where, wall_s=time.time(), away=away)
+        return page(overview_lines(view))
+
     async with session:
-        await session.settle()
-        with Live(page([]), screen=True, auto_refresh=False) as live:
+        await picture.fill(session)
+        with Live(now(), screen=True, auto_refresh=False) as live:
             while True:
-                away = "" if session.bus.connected else session.bus.detail
-                view = overview(picture, broker=place.where, wall_s=time.time(), away=away)
-                live.update(page(overview_lines(view)), refresh=True)
                 await asyncio.sleep(REFRESH_S)
+                live.update(now(), refresh=True)

@@ -44,7 +44,7 @@ async def ask(place: Place, request: Request, *, timeout_s: float) -> Response:
     waiting = _Waiting(request.transaction)
     session = Session(place, timeout_s=timeout_s)
     topics = session.topics
-    session.listen(topics.response(request.verb), waiting.take)
+    session.listen(topics.response(request.verb), waiting.take, qos=1)
     session.listen(topics.controller_status("+"), waiting.note)
     async with session:
         session.bus.publish(topics.request(request.verb), encode(request), COMMAND)

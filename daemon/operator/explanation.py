@@ -269,7 +269,7 @@ def _read(reading: GpuReading | None, key: str) -> float | None:
 
 def _parents(picture: Picture, parents: tuple[str, ...], wall_s: float) -> list[str]:
     return [
-        f"It hangs on {_domain_headline(domain_view(picture, heard.message, wall_s))}"
+        f"Above it, {_domain_headline(domain_view(picture, heard.message, wall_s))}"
         for parent in parents
         if (heard := picture.domains.get(parent)) is not None
     ]

@@ -40,7 +40,7 @@ async def link_checks(place: Place, *, timeout_s: float) -> list[Check]:
             offsets["the controller"] = picture.domains[name].message.at_s - time.time()
 
     session.listen(session.topics.domain("+", "state"), heard)
-    session.listen(session.topics.node("+", "telemetry"), heard, qos=0)
+    session.listen(session.topics.node("+", "telemetry"), heard)
     started_s = time.monotonic()
     try:
         async with session:

@@ -70,7 +70,10 @@ class NodesView(Struct, frozen=True, kw_only=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """A site at `at_s` (UTC). `ok` is false when a domain is in emergency or nothing is live."""
+    """A site at `at_s` (UTC). `ok` is false when a domain is in emergency or nothing is live.
+
+    `complete` is false when the broker may have kept something from us.
+    """
 
     site: str
     broker: str
@@ -83,6 +86,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     domains: tuple[DomainView, ...]
     nodes: NodesView
     messages_invalid_count: int
+    complete: bool
 
 
 def overview(picture: Picture, *, broker: str, wall_s: float, away: str = "") -> Overview:
@@ -110,6 +114,7 @@ def overview(picture: Picture, *, broker: str, wall_s: float, away: str = "") ->
         domains=domains,
         nodes=nodes,
         messages_invalid_count=picture.invalid_count,
+        complete=picture.complete,
     )
 
 

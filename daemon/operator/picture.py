@@ -30,7 +30,7 @@ from facility.wire import (
 
 T = TypeVar("T", bound=Struct)
 
-NODE_STATE: Final = ("status", "info", "applied")
+NODE_STATE: Final = ("status", "applied", "info")
 """What a summary needs of every node."""
 
 
@@ -59,19 +59,29 @@ class Picture:
     leases: dict[str, Heard[Lease]] = field(default_factory=dict)
     telemetry: dict[str, Heard[NodeTelemetry]] = field(default_factory=dict)
     invalid_count: int = 0
+    complete: bool = True
+    """False when the broker may have kept something from us."""
     _codec: Codec = field(default_factory=Codec)
 
-    def listen(self, session: Session, *, node: str | None = None) -> None:
-        """Subscribe to domains, controllers and all nodes' state; of `node` to all it says."""
+    async def fill(self, session: Session, *, node: str | None = None) -> None:
+        """Ask for everything and wait until it is there; of `node` also for its lease and frames.
+
+        One kind after the other, each waited for, because a broker drops what a client does not
+        take fast enough. Raises BusUnavailable when we may not read something.
+        """
         topics = session.topics
-        session.listen(topics.controller_status("+"), self.receive)
-        for what in ("state", "emergency"):
-            session.listen(topics.domain("+", what), self.receive)
-        for what in NODE_STATE:
-            session.listen(topics.node("+", what), self.receive)
+        steps = [
+            [topics.controller_status("+"), topics.domain("+", "state"),
+             topics.domain("+", "emergency")],
+            *([topics.node("+", what)] for what in NODE_STATE),
+        ]  # fmt: skip
         if node is not None:
-            session.listen(topics.node(node, "lease"), self.receive)
-            session.listen(topics.node(node, "telemetry"), self.receive, qos=0)
+            steps.append([topics.node(node, what) for what in ("lease", "telemetry")])
+        self.complete = True
+        for filters in steps:
+            for topic_filter in filters:
+                session.listen(topic_filter, self.receive)
+            self.complete &= await session.settle()
 
     def receive(self, topic: str, payload: bytes, retained: bool) -> None:
         """Keep one message; a handler of the bus."""

@@ -1,4 +1,4 @@
-"""One connection of a command to the broker, and how it knows that all retained state is there.
+"""One connection of a command to the broker, and how it knows that retained state is all there.
 
 It carries messages and knows nothing of their meaning. A command runs once: the first refusal of
 the broker is its answer.
@@ -39,11 +39,17 @@ class Session:
         self._timeout_s = timeout_s
         self._heard_s = 0.0
         self._marker = self.topics.response(f"settled-{secrets.token_hex(6)}")
+        self._marks_count = 0
+        self._back_count = 0
         self._settled = asyncio.Event()
         self._quiet = contextlib.ExitStack()
 
-    def listen(self, topic_filter: str, handler: Handler, *, qos: int = 1) -> None:
-        """Hand every message under `topic_filter` to `handler`; filters must not overlap."""
+    def listen(self, topic_filter: str, handler: Handler, *, qos: int = 0) -> None:
+        """Hand every message under `topic_filter` to `handler`; filters must not overlap.
+
+        Retained state is asked for with QoS 0: a broker queues a limited number of QoS 1 messages
+        for a client (Mosquitto 2.0: 1,000 unless configured) and drops the rest without a word.
+        """
 
         def heard(topic: str, payload: bytes, retained: bool) -> None:
             self._heard_s = time.monotonic()
@@ -53,14 +59,12 @@ class Session:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises BusUnavailable with the reason, SecretsError."""
-        self.bus.subscribe(self._marker, self._back)
+        self.bus.subscribe(self._marker, self._back, qos=0)
         self._quiet.enter_context(quiet_bus())
         try:
             await self.bus.start()
             await self.bus.wait_connected(timeout_s=self._timeout_s, attempts_max=ATTEMPTS_MAX)
-            refused = ", ".join(self.bus.refusals)
-            if refused:
-                raise BusUnavailable(f"{self.bus.detail}: this account may not read it")
+            self._check()
         except BaseException:
             await self.__aexit__()
             raise
@@ -74,27 +78,40 @@ class Session:
         finally:
             self._quiet.close()
 
-    async def settle(self) -> None:
-        """Return once all retained state has arrived.
+    async def settle(self) -> bool:
+        """Wait until all retained state asked for has arrived; False when that is not sure.
 
         A broker sends retained messages when it grants a subscription, before what comes later of
         the same quality of service. So we send ourselves a marker: when it is back, the rest is
-        there. An account that may not publish never sees its marker; then half a second without
-        anything new counts. Both within the session's time limit.
+        there. It does not come back to an account that may not publish, nor from a broker that
+        drops messages because its queue is full; then half a second without anything new counts.
+        Both within the session's time limit. Raises BusUnavailable when we may not read something.
         """
-        done = Response(verb="settled", status="ok")
+        self._marks_count += 1
+        self._settled.clear()
+        self._heard_s = time.monotonic()
+        done = Response(verb="settled", transaction=str(self._marks_count), status="ok")
         self.bus.publish(self._marker, encode(done), COMMAND)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_s):
                 while not self._settled.is_set():
                     left_s = self._heard_s + QUIET_S - time.monotonic()
                     if left_s <= 0.0:
-                        return
+                        break
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._settled.wait(), left_s)
+        self._check()
+        return self._settled.is_set()
+
+    def _check(self) -> None:
+        if self.bus.refusals:
+            raise BusUnavailable(f"{self.bus.detail}: this account may not read it")
 
     def _back(self, _topic: str, _payload: bytes, _retained: bool) -> None:
-        self._settled.set()
+        """Our marker is back; the broker keeps their order."""
+        self._back_count += 1
+        if self._back_count == self._marks_count:
+            self._settled.set()
 
 
 class Signal:

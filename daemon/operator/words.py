@@ -32,6 +32,12 @@ _LEFT: Final = 3
 """Columns of words, which stand to the left; numbers stand to the right."""
 
 
+INCOMPLETE: Final = (
+    "this may not be all: the broker did not give our marker back, because this account may not"
+    " publish, or because it drops messages (Mosquitto: raise max_queued_messages)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of text, and how loud it is."""
@@ -53,14 +59,21 @@ def overview_lines(view: Overview) -> list[Line]:
         lines += [Line(""), *_domain_table(view.domains)]
     if view.nodes.count:
         lines += [Line(""), *_node_lines(view.nodes)]
+    if view.messages_invalid_count:
+        lines.append(Line(f"{view.messages_invalid_count} messages did not validate", "notice"))
+    if not view.complete:
+        lines.append(Line(INCOMPLETE, "notice"))
     return lines
 
 
 def event_line(event: Event) -> Line:
-    """An event: when, how loud, who, about what, and its sentence."""
-    about = f"{event.source}: {event.subject}" if event.subject else event.source
-    text = f"{utc(event.at_s)}  {event.severity:<8}  {event.event:<16}  {about}: {event.sentence}"
-    return Line(printable(text), _SEVERITY_LEVELS.get(event.severity, "plain"))
+    """An event: when, how loud, what, about whom, its sentence, and who says so."""
+    source = f"  [{event.source}]" if event.source != "controller" else ""
+    text = (
+        f"{utc(event.at_s)}  {event.severity:<8}  {event.event:<16}  {event.subject or '-':<12}"
+        f"  {event.sentence}{source}"
+    )
+    return Line(text, _SEVERITY_LEVELS.get(event.severity, "plain"))
 
 
 def utc(at_s: float) -> str:
