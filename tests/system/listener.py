@@ -5,6 +5,7 @@ Messages are stamped on the monotonic clock as they arrive. It reconnects by its
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion
 
 from facility.topics import Topics
-from facility.wire import Codec, Lease, NodeTelemetry
+from facility.wire import Codec, Lease, NodeTelemetry, WireError
 from tests.servers import HOST
 from tests.system.processes import monotonic_ns, wait_until
 
@@ -73,8 +74,12 @@ class Listener:
         return kept
 
     def read(self, kind: type[MessageT], what: str, *, node: str = "+") -> list[MessageT]:
-        """The same, decoded."""
-        return [self._codec.decode(m.payload, kind) for m in self.messages(what, node=node)]
+        """The same, decoded; what does not decode is left out."""
+        found = []
+        for message in self.messages(what, node=node):
+            with contextlib.suppress(WireError):
+                found.append(self._codec.decode(message.payload, kind))
+        return found
 
     def last_expiry_wall_s(self, node: str) -> float | None:
         """When the last lease that was sent to a node ends: by the stamp of the frame it answers.

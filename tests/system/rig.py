@@ -8,7 +8,7 @@ fast. It decides nothing and patches nothing.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,6 +21,7 @@ from facility.config import (
     ControlConfig,
     HaproxyConfig,
     HttpConfig,
+    SensorsConfig,
     SiteConfig,
     StoreConfig,
 )
@@ -47,10 +48,11 @@ CONTROL: Final = ControlConfig(
     telemetry_s=0.25,
     lease_s=LEASE_S,
     stale_s=1.0,
-    raise_ratio_per_s=0.25,
+    raise_ratio_per_s=0.5,
     missing_ratio_max=0.4,  # of three nodes one may be missing before nothing is raised
 )
-AGENT_KEYS: Final = {"call_timeout_s": 0.5}
+MILD_C: Final = 24.0
+CALL_TIMEOUT_S: Final = 0.5
 LIGHT_INTENSITY: Final = 0.15
 """A load under which nothing is slowed, even with one feed fewer."""
 HEALTHY_S: Final = 40.0
@@ -70,6 +72,14 @@ class NodeHost:
             directory,
             fake.environment(),
         )
+        self._inlet_path = directory / f"{name}.inlet"
+        self.breathe(temperature_c=MILD_C)
+
+    def breathe(self, *, temperature_c: float) -> None:
+        """Set the air at the inlet, as the chassis sensor shows it."""
+        part = self._inlet_path.with_suffix(".part")
+        part.write_text(f"{round(temperature_c * 1_000)}\n")
+        part.replace(self._inlet_path)
 
     @property
     def io_pid(self) -> int:
@@ -116,9 +126,8 @@ class Rig:
         *,
         site: SiteConfig | None = None,
         haproxy: HaproxyConfig | None = None,
-        agent_keys: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the files of `site`; `agent_keys` replace keys of every agent's file."""
+        """Write the files of `site`, three nodes in one rack unless told otherwise."""
         self.directory = directory
         self.broker = broker
         self.site_config = site or row_site(site="lab", nodes=3, control=CONTROL)
@@ -131,7 +140,6 @@ class Rig:
         self.controller_path = directory / "controller.yaml"
         self._haproxy = haproxy
         self._library = library
-        self._agent_keys = {**AGENT_KEYS, **(agent_keys or {})}
         directory.mkdir(parents=True, exist_ok=True)
         self._write_controller()
         self.hosts = {name: self._host(name) for name in self.site.nodes}
@@ -155,8 +163,12 @@ class Rig:
     def rewrite_agent(self, name: str, **keys: Any) -> None:
         """Write a node's file anew, with other values for some keys; nobody is told."""
         config = agent_config(self.site, name, broker=BrokerConfig(port=self.broker.port))
-        state = str(self.directory / f"{name}.state")
-        config = msgspec.structs.replace(config, state_dir=state, **{**self._agent_keys, **keys})
+        mine = {
+            "state_dir": str(self.directory / f"{name}.state"),
+            "sensors": SensorsConfig(inlet_temperature_file=str(self.directory / f"{name}.inlet")),
+            "call_timeout_s": CALL_TIMEOUT_S,
+        }
+        config = msgspec.structs.replace(config, **(mine | keys))
         (self.directory / f"{name}.yaml").write_text(agent_yaml(config))
 
     def _host(self, name: str) -> NodeHost:

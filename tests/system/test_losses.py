@@ -15,8 +15,10 @@ from typing import Final
 
 import pytest
 
+from daemon.agent.child import SILENT_S
 from facility.wire import DomainState
 from simulator.gpu import H100_SXM
+from tests.system.conftest import on_mosquitto
 from tests.system.processes import is_alive, monotonic_ns, wait_until
 from tests.system.rig import APPLY_S, LEASE_S, Rig
 
@@ -77,7 +79,7 @@ def test_a_host_that_comes_up_locks_first_and_is_raised_by_leases_alone(rig: Rig
 
 
 def test_a_dead_and_a_hanging_io_process_mean_safe_ceilings_by_the_actuator(rig: Rig) -> None:
-    """`n01` loses its I/O process, that of `n02` hangs; the supervisors start new ones."""
+    """`n01` loses its I/O process and gets a new one; that of `n02` hangs and comes back."""
     dead, hung = rig.hosts["n01"], rig.hosts["n02"]
     dead_pid, hung_pid = dead.io_pid, hung.io_pid
     agents = {name: host.agent.pid for name, host in rig.hosts.items()}
@@ -85,21 +87,33 @@ def test_a_dead_and_a_hanging_io_process_mean_safe_ceilings_by_the_actuator(rig:
     os.kill(dead_pid, signal.SIGKILL)
     os.kill(hung_pid, signal.SIGSTOP)
     wait_until(
-        lambda: all(
-            any(write.at_ns > lost_ns for write in host.fake.writes(gpu))
-            for host in (dead, hung)
-            for gpu in range(host.fake.gpu_count)
-        ),
+        lambda: all(host.written_mhz(since_ns=lost_ns) for host in (dead, hung)),
         "both actuators have written",
         but=rig.story,
     )
     for host in (dead, hung):
         check_safe_in_time(rig, host.name, lost_ns)
+    os.kill(hung_pid, signal.SIGCONT)
     rig.heal()
     assert dead.io_pid != dead_pid
-    assert hung.io_pid != hung_pid
+    assert hung.io_pid == hung_pid
     assert {name: host.agent.pid for name, host in rig.hosts.items()} == agents
-    assert not is_alive(hung_pid)
+
+
+@on_mosquitto
+def test_an_io_process_that_hangs_for_ever_is_replaced_by_the_supervisor(rig: Rig) -> None:
+    host = rig.hosts["n03"]
+    hung_pid, agent_pid = host.io_pid, host.agent.pid
+    os.kill(hung_pid, signal.SIGSTOP)
+    wait_until(
+        lambda: not is_alive(hung_pid),
+        "the silent process is killed",
+        timeout_s=SILENT_S + 5.0,
+        but=rig.story,
+    )
+    rig.heal()
+    assert host.io_pid != hung_pid
+    assert host.agent.pid == agent_pid
 
 
 def test_a_killed_agent_takes_its_io_along_and_its_node_counts_at_its_worst(rig: Rig) -> None:
