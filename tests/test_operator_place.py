@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from daemon.main import COMMANDS
 from daemon.operator.place import VARIABLE, named_file
 from tests.live_site import SITE, Shell, write_files
 from tests.servers import HOST, take_free_port
+from tests.tidy.rules import HEAVY_MODULES
+
+OPERATORS = {
+    "status", "top", "explain", "events", "contingency", "brake", "release", "cap", "drain",
+    "doctor",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -84,3 +93,14 @@ def test_events_say_where_history_is_when_it_is_not_here(tmp_path: Path, ampacit
     assert not (tmp_path / "store").exists()  # reading makes nothing
     for limit in ("-1", "10001", "x"):
         assert ampacity("events", "--limit", limit).code == 2
+
+
+def test_an_agents_host_loads_nothing_heavy_for_any_of_the_commands() -> None:
+    modules = {command.module for command in COMMANDS if command.name in OPERATORS}
+    assert len(modules) == 6
+    program = f"import sys, {', '.join(sorted(modules))}\nprint(*sys.modules)"
+    child = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in child.stdout.split()}
+    assert loaded & HEAVY_MODULES == set()

@@ -63,7 +63,10 @@ class GpuView(Struct, frozen=True, kw_only=True):
 
 
 class NodeExplanation(Struct, frozen=True, kw_only=True):
-    """One node. `ancestors` is null when no file at hand tells the power tree."""
+    """One node. `ancestors` is null when no file at hand tells the power tree.
+
+    `gpus` is empty unless the agent is ready: what was so once is no reading.
+    """
 
     node: str
     status: str
@@ -157,7 +160,7 @@ def explain_node(
         reason=applied.reason if applied else "",
         telemetry_age_s=round(picture.clock() - frame.at_s, 3) if frame is not None else None,
         lease=lease,
-        gpus=_gpus(picture, name, applied),
+        gpus=_gpus(picture, name, applied) if state == "ready" else (),
         ancestors=ancestors,
         domains=domains,
         sentences=tuple(sentences),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
@@ -78,8 +79,10 @@ class Picture:
         if node is not None:
             steps.append([topics.node(node, what) for what in ("lease", "telemetry")])
         self.complete = True
-        for filters in steps:
-            for topic_filter in filters:
+        while steps:
+            # Once a marker stays away, waiting for each kind by itself gains nothing.
+            now, steps = (steps[:1], steps[1:]) if self.complete else (steps, [])
+            for topic_filter in chain.from_iterable(now):
                 session.listen(topic_filter, self.receive)
             self.complete &= await session.settle()
 
