@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from daemon.store.rollups import DomainRollup, NodeRollup, Period
 from facility.config import StoreConfig
@@ -24,7 +24,12 @@ BUCKETS_PER_READ_MAX = 100_000
 
 
 class StoreError(Exception):
-    """A store cannot be opened or read; the text says which file, why, and what to do."""
+    """A store cannot be opened or read; the text says which file, why, and what to do.
+
+    Commands exit with `exit_code`.
+    """
+
+    exit_code: Final = 78
 
 
 @dataclass(frozen=True, slots=True)

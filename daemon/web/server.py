@@ -25,7 +25,12 @@ KEEP_ALIVE_S: Final = 5
 
 
 class WebError(OSError):
-    """The web server cannot listen where it was told to; the text says where and why."""
+    """The web server cannot listen where it was told to; the text says where and why.
+
+    Commands exit with `exit_code`.
+    """
+
+    exit_code: Final = 69
 
 
 class PortTaken(WebError):
