@@ -210,9 +210,9 @@ class Rig:
             self.ask("contingency", contingency=name, on=False)
         self.heal()
 
-    def ask(self, verb: str, **args: str | float | bool) -> None:
+    def ask(self, verb: str, *, by: str = "test", **args: str | float | bool) -> None:
         """Send an operator's request, as any program may."""
-        request = Request(verb=verb, transaction=secrets.token_hex(8), args=args)
+        request = Request(verb=verb, transaction=secrets.token_hex(8), by=by, args=args)
         self.listener.say(self.topics.request(verb), encode(request))
 
     def end(self) -> None:
