@@ -7,6 +7,7 @@ and waits for conditions with a deadline. It knows nothing of brokers, agents or
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -86,6 +87,8 @@ class Process:
         self.name = name
         self.log_path = directory / f"{name}.log"
         self.out_path = directory / f"{name}.out"
+        self.started_s = -math.inf
+        """When it was started last, on the monotonic clock."""
         self._command = list(command)
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,6 +118,7 @@ class Process:
 
     def start(self) -> Self:
         assert not self.runs, f"{self.name} runs already"
+        self.started_s = time.monotonic()
         with self.log_path.open("ab") as log, self.out_path.open("ab") as out:
             self._process = subprocess.Popen(
                 dies_with_parent(self._command),

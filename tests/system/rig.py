@@ -8,6 +8,7 @@ fast. It decides nothing and patches nothing.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
@@ -262,9 +263,14 @@ class Rig:
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
     def leased(self, name: str) -> bool:
-        """Whether a node says that it holds a lease, and the controller has granted one."""
-        lease = self.node(name).get("lease", {})
-        return bool(lease.get("state") == "valid" and lease.get("reason") == "lease")
+        """Whether a node's present agent says that it holds a lease which was granted."""
+        node = self.node(name)
+        if not node or node["missing"] or node["telemetry_age_s"] is None:
+            return False
+        alive_s = time.monotonic() - self.hosts[name].agent.started_s
+        lease = node["lease"]
+        held = lease["state"] == "valid" and lease["reason"] == "lease"
+        return bool(held and node["telemetry_age_s"] < alive_s)
 
     def wait_ceilings(
         self,
