@@ -21,6 +21,7 @@ def domain_sentence(
     mode: Mode,
     ceiling_mhz: IntArray,
     bound: BoolArray,
+    held_by: tuple[str, ...],
     causes: tuple[str, ...],
 ) -> str:
     """Why `domain` is in `mode`.
@@ -31,6 +32,7 @@ def domain_sentence(
         mode: what is being done to it.
         ceiling_mhz: what was decided per node.
         bound: nodes that this domain holds below their highest clock.
+        held_by: other domains that hold nodes of this one.
         causes: contingencies, orders, heat or missing nodes that bear on it.
     """
     capacity_w = float(situation.capacity_w[domain])
@@ -46,7 +48,8 @@ def domain_sentence(
         return f"braking {level}: {kilowatts(power_w)} of {kilowatts(capacity_w)}{why}"
     if bound.any():
         return f"slowed {level}: {facts}{why}"
-    return f"{kilowatts(power_w)} now, {facts}: holds nothing back{why}"
+    held = f"slowed for {', '.join(held_by)}" if held_by else "nothing held back"
+    return f"{kilowatts(power_w)} now, {facts}: {held}{why}"
 
 
 def _levels(situation: Situation, ceiling_mhz: IntArray, nodes: BoolArray) -> str:

@@ -17,7 +17,7 @@ from facility.wire import Emergency, Event, Request, Response
 
 VERBS: Final = ("contingency", "brake", "release", "cap", "drain")
 
-Answer = dict[str, str | float | bool]
+Answer = dict[str, str | int | float | bool]
 
 
 class OrdersState(Struct, frozen=True, kw_only=True):

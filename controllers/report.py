@@ -94,12 +94,18 @@ class Reporter:
                 mode=mode,
                 ceiling_mhz=outcome.ceiling_mhz,
                 bound=bound,
+                held_by=self._held_by(outcome, place, below),
                 causes=self._causes(outcome, name, below),
             )[:1024],
             nodes_count=len(domain.nodes),
             nodes_missing_count=int(np.count_nonzero(outcome.missing & below)),
             temperature_c=heat.inlet_temperature_c if heat else None,
         )
+
+    def _held_by(self, outcome: Outcome, place: int, below: BoolArray) -> tuple[str, ...]:
+        """Other domains that hold nodes of this one, in site order."""
+        holders = set(outcome.bound_by[below & outcome.situation.movable].tolist()) - {-1, place}
+        return tuple(outcome.situation.fleet.domains[holder] for holder in sorted(holders))
 
     def _mode(self, outcome: Outcome, place: int, name: str, bound: BoolArray) -> Mode:
         if outcome.brake[place]:

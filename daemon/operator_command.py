@@ -26,7 +26,7 @@ TIMEOUT_S: Final = 5.0
 TIMEOUT_S_MAX: Final = 600.0
 BY_LENGTH_MAX: Final = 200
 
-Values = dict[str, str | float | bool]
+Values = dict[str, str | int | float | bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ def _drain_told(data: Values, tried: bool) -> str:
 
 
 def _nodes(count: object) -> str:
-    """How many nodes; every number of an answer arrives as a float."""
-    return "1 node" if count == 1 else f"{count:g} nodes" if isinstance(count, float) else "nodes"
+    """How many nodes, as far as the answer says."""
+    return "1 node" if count == 1 else f"{count} nodes" if isinstance(count, int) else "nodes"
 
 
 VERBS: Final = {

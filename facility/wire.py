@@ -288,7 +288,7 @@ class Response(Struct, frozen=True, kw_only=True, tag_field="type", tag="respons
     transaction: Text = ""
     status: Literal["ok", "error"]
     error: Text = ""
-    data: dict[str, str | float | bool] = {}
+    data: dict[str, str | int | float | bool] = {}
 
 
 class Event(Struct, frozen=True, kw_only=True, tag_field="type", tag="event"):

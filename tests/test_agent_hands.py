@@ -237,8 +237,10 @@ def test_a_driver_that_is_not_there_is_said_and_tried_again(driver: FakeNvml) ->
 def test_closed_hands_leave_no_thread_behind(driver: FakeNvml) -> None:
     before = set(threading.enumerate())
     live = Live()
-    live.until(lambda: ceilings(driver) == [SAFE_MHZ] * 8)
-    live.hands.close()
+    try:
+        live.until(lambda: ceilings(driver) == [SAFE_MHZ] * 8)
+    finally:
+        live.hands.close()
     live.until(lambda: set(threading.enumerate()) <= before)
 
 

@@ -55,7 +55,7 @@ def domain(
     at_s: float,
     mode: Mode = Mode.NORMAL,
     epoch: int = 7,
-    sentence: str = "holds nothing back",
+    sentence: str = "nothing held back",
 ) -> DomainState:
     return DomainState(
         domain=name, kind="row", decision_id=f"{epoch}-1", at_s=at_s, power_w=9_000.0,
@@ -225,7 +225,7 @@ def test_a_dead_site_is_marked_loudly_and_exits_1(broker: Mosquitto, ampacity: S
     assert text.code == 1
     assert "NOTHING IS LIVE: no controller speaks for this site" in text.out
     assert "? stale" in text.out
-    assert "NOT LIVE, last word 60 s ago: holds nothing back" in text.out
+    assert "NOT LIVE, last word 60 s ago: nothing held back" in text.out
     assert "9.0" not in text.out  # no figure of a minute ago
     assert "no controller leads" in text.out
     document = ampacity("status", "--json", *where(broker, "old"))

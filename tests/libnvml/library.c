@@ -19,6 +19,7 @@ static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 static struct state *page; /* never unmapped: a hung call may still be inside */
 static int opened;
 static int generation;
+static char attached[4096]; /* the page's path */
 
 static const char *const CALL_NAMES[] = {
 #define X(name) #name,
@@ -92,7 +93,15 @@ static int map_page(void) {
     if (__atomic_load_n(&candidate->magic, __ATOMIC_ACQUIRE) != MAGIC)
         return DRIVER_NOT_LOADED;
     page = candidate;
+    snprintf(attached, sizeof attached, "%s", path);
     return OK;
+}
+
+/* In a test process the next test brings the next page; a user left over from the last test must
+ * not keep the library at the old one. */
+static int elsewhere(void) {
+    const char *path = getenv("AMPACITY_NVML_STATE");
+    return path && strcmp(path, attached) != 0;
 }
 
 static int down(void) { return monotonic_ns() < page->down_until_ns; }
@@ -100,6 +109,8 @@ static int down(void) { return monotonic_ns() < page->down_until_ns; }
 EXPORT int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     pthread_mutex_lock(&opening);
+    if (opened && elsewhere())
+        opened = 0;
     int code = opened ? OK : map_page();
     if (code == OK)
         code = down() ? DRIVER_NOT_LOADED : page->init_error;
