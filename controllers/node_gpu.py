@@ -51,6 +51,11 @@ def bounded(value: float | None, low: float, high: float) -> float | None:
     return value if value is not None and low <= value <= high else None
 
 
+def _rounded(value: float | None) -> float | None:
+    """Three decimals: below a millisecond or a millijoule there is nothing to know."""
+    return None if value is None else round(value, 3)
+
+
 class GpuReadings:
     """The samples of one GPU since the last frame, and the last value of everything else."""
 
@@ -144,21 +149,21 @@ class GpuReadings:
         return GpuReading(
             uuid=self.identity.uuid,
             quality=quality,
-            power_w=power_w,
-            power_w_max=max(samples_w, default=power_w),
-            power_samples_w=samples_w,
+            power_w=round(power_w, 1),
+            power_w_max=round(max(samples_w, default=power_w), 1),
+            power_samples_w=tuple(round(sample_w, 1) for sample_w in samples_w),
             power_limit_w=bounded(fast.power_limit_w, 0.0, _POWER_W_MAX),
             power_limit_requested_w=bounded(self.slow.power_limit_requested_w, 0.0, _POWER_W_MAX),
-            energy_j=bounded(medium.energy_j, 0.0, 1e12),
+            energy_j=_rounded(bounded(medium.energy_j, 0.0, 1e12)),
             sm_clock_mhz=fast.sm_clock_mhz,
             ceiling_mhz=ceiling_mhz,
             temperature_c=bounded(medium.temperature_c, -60.0, 200.0),
             margin_c=bounded(medium.margin_c, -60.0, 200.0),
             memory_temperature_c=bounded(medium.memory_temperature_c, -60.0, 200.0),
             memory_margin_c=bounded(medium.memory_margin_c, -60.0, 200.0),
-            power_throttle_s=bounded(fast.power_throttle_s, 0.0, 1e12),
-            thermal_throttle_s=bounded(medium.thermal_throttle_s, 0.0, 1e12),
-            brake_s=bounded(fast.brake_s, 0.0, 1e12),
+            power_throttle_s=_rounded(bounded(fast.power_throttle_s, 0.0, 1e12)),
+            thermal_throttle_s=_rounded(bounded(medium.thermal_throttle_s, 0.0, 1e12)),
+            brake_s=_rounded(bounded(fast.brake_s, 0.0, 1e12)),
             event_reasons=medium.event_reasons if 0 <= medium.event_reasons <= 2**62 else 0,
         )
 
