@@ -148,6 +148,18 @@ async def test_frames_of_the_actuator_go_to_their_topics_unchanged(
             assert all(retained for _, _, retained in late.messages)
 
 
+async def test_the_first_frame_of_a_start_is_sent_though_it_came_before_the_connection(
+    broker: Server, tmp_path: Path
+) -> None:
+    async with (
+        listening(at(broker), TOPICS.node("n1", "telemetry")) as heard,
+        child(agent_file(tmp_path, broker.port, telemetry_s=60.0), introduce=False) as io,
+    ):
+        io.end.send("status", encode(READY))
+        io.end.send("telemetry", b"<first>")
+        await until(lambda: heard.payloads == [b"<first>"], "the first frame", timeout_s=10)
+
+
 async def test_leases_and_emergencies_reach_the_actuator_as_the_bytes_they_are(
     broker: Server, tmp_path: Path
 ) -> None:

@@ -213,8 +213,10 @@ class IoProcess:
         self._bus = agent_bus(self._config, self._status)
         self._link = AgentLink(self._bus, self._config, self._pipe.send)
         self._link.start()
+        age_s = time.monotonic() - self._telemetry_at_s
         for kind, payload in self._latest.items():
-            if kind != "telemetry":  # the next frame comes soon, and this one may be old
+            # The first frame of a start is news; an old one is not, and the next comes soon.
+            if kind != "telemetry" or age_s <= self._config.telemetry_s:
                 self._link.send(kind, payload)
         await self._bus.start()
         if self._config.metrics_port is not None:
