@@ -74,11 +74,11 @@ class Stage:
             try:
                 await asyncio.wait({control, drive}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                self.interrupted = not drive.done()
                 stopping.set()
                 for task in (drive, control):
                     task.cancel()
                 results = await asyncio.gather(drive, control, return_exceptions=True)
+            self.interrupted = self.plant.now_s < self.settings.duration_s - 1e-9
             for result in results:
                 if isinstance(result, Exception):
                     raise result
