@@ -106,6 +106,10 @@ class Bench:
         command = ampacity("agent", "--config", path)
         return Process("agent", command, self.directory, self.fake.environment())
 
+    def all_at(self, ceiling_mhz: int) -> bool:
+        """Whether every GPU is locked at a ceiling."""
+        return all(truth.ceiling_mhz == ceiling_mhz for truth in self.fake.truths())
+
     def granter(self, grants: Grants) -> Granter:
         """Somebody who grants, who is not connected yet."""
         return Granter(self.broker.port, self.site.name, grants)
@@ -211,9 +215,9 @@ def expiries(bench: Bench) -> list[Figure]:
         with bench.agent(telemetry_s=SHORT_FRAME_S) as agent:
             for _ in range(EXPIRIES_COUNT):
                 grants.on = True
-                wait_until(lambda: _all_at(bench, CEILING_MHZ), "raised", but=agent.tail)
+                wait_until(lambda: bench.all_at(CEILING_MHZ), "raised", but=agent.tail)
                 grants.on = False
-                wait_until(lambda: _all_at(bench, bench.safe_mhz), "safe", but=agent.tail)
+                wait_until(lambda: bench.all_at(bench.safe_mhz), "safe", but=agent.tail)
                 last_ns = max(truth.last_write_ns for truth in bench.fake.truths())
                 ends_ns = _monotonic_ns(granter.expiry_wall_s[NODE])
                 late_ms.append((last_ns - ends_ns) / 1e6)
@@ -224,10 +228,6 @@ def expiries(bench: Bench) -> list[Figure]:
         Figure("lease over to safe ceiling, median", f"{percentile(late_ms, 0.5):.1f} ms"),
         at_most(name, max(late_ms), EXPIRY_MS_MAX, "ms"),
     ]
-
-
-def _all_at(bench: Bench, ceiling_mhz: int) -> bool:
-    return all(truth.ceiling_mhz == ceiling_mhz for truth in bench.fake.truths())
 
 
 def _monotonic_ns(wall_s: float) -> int:

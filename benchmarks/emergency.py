@@ -1,0 +1,194 @@
+"""From an emergency message to the last of 64 nodes locked, over a real Mosquitto.
+
+Three figures, each over 100 repetitions or more. *Direct*: the message is published, 64 agents act
+from the ceilings in their leases. *Ordered*: an operator's request is published, the real
+controller answers with the emergency message. *One host*: one real agent of two processes over the
+C library, message to the last of its eight GPUs.
+
+The 64 agents are the real actuators and links with a connection each, in two processes, one per
+core; on a site each has its own machine. A write takes no time here: on hardware each takes 10-20
+ms more, eight of them side by side. Stamps are taken in the write itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks._granter import Granter, Grants
+from benchmarks._nodes import Nodes, Stamps
+from benchmarks._table import Figure, at_most, machine, percentile, show
+from benchmarks.agent import NODE, Bench
+from facility.compiler import compile_site
+from facility.config import BrokerConfig, ControlConfig, HttpConfig, SiteConfig, StoreConfig
+from facility.example import (
+    agent_config,
+    controller_config,
+    controller_yaml,
+    row_site,
+    site_yaml,
+)
+from facility.topology import Site
+from facility.wire import Request, encode
+from tests.servers import Mosquitto, take_free_port
+from tests.system.processes import Process, ampacity, wait_until
+
+NODES_COUNT: Final = 64
+PROCESSES_COUNT: Final = 2
+REPETITIONS: Final = 120
+ORDERED_REPETITIONS: Final = 100
+BUDGET_MS: Final = 50.0
+LOOK_S: Final = 0.25
+"""Nobody looks while the nodes work."""
+RAISED_S_MAX: Final = 20.0
+CONTINGENCY: Final = "ups-a-lost"
+DOMAIN: Final = "row-1"
+TOP_MHZ: Final = 1_980
+LEASED_MHZ: Final = 1_500
+ARMED_MHZ: Final = 1_005
+
+
+def rows(what: str, took_ms: Sequence[float]) -> list[Figure]:
+    """The percentiles of one path; the budget is for its 99th."""
+    return [
+        Figure(f"{what}: p50 of {len(took_ms)}", f"{percentile(took_ms, 0.5):.1f} ms"),
+        at_most(f"{what}: p99", percentile(took_ms, 0.99), BUDGET_MS, "ms"),
+        Figure(f"{what}: worst", f"{max(took_ms):.1f} ms"),
+    ]
+
+
+def raised(stamps: Stamps, leased_mhz: int) -> bool:
+    """Whether every GPU is back at its lease."""
+    return all(mhz == leased_mhz for mhz in stamps.ceilings_mhz)
+
+
+def repeat(
+    stamps: Stamps,
+    on: Callable[[], int],
+    off: Callable[[], object],
+    *,
+    count: int,
+    leased_mhz: int = LEASED_MHZ,
+    rest_s: float = 0.05,
+) -> list[float]:
+    """How long the last lock took after `on`, in ms, so many times; `rest_s` lies between two."""
+    took_ms = []
+    for number in range(count):
+        wait_until(
+            lambda: raised(stamps, leased_mhz), "all hold their leases", timeout_s=RAISED_S_MAX
+        )
+        # not in step with anybody's second
+        time.sleep(rest_s + 0.037 * (number % 7))
+        stamps.forget()
+        begun_ns = on()
+        time.sleep(LOOK_S)
+        first_ns, first_mhz = list(stamps.first_ns), list(stamps.first_mhz)
+        if not all(first_ns) or not all(mhz < leased_mhz for mhz in first_mhz):
+            silent = sum(at_ns == 0 for at_ns in first_ns)
+            raise RuntimeError(f"{silent} GPUs were not locked {LOOK_S:g} s after the message")
+        took_ms.append((max(first_ns) - begun_ns) / 1e6)
+        off()
+    return took_ms
+
+
+def direct(site: Site, port: int) -> list[Figure]:
+    """The emergency message itself."""
+    grants = Grants(LEASED_MHZ, 4.0, {CONTINGENCY: ARMED_MHZ})
+    granter = Granter(port, site.name, grants)
+    configs = [agent_config(site, name, broker=BrokerConfig(port=port)) for name in site.nodes]
+    with Nodes(configs, processes_count=PROCESSES_COUNT) as nodes:
+        granter.start()
+        try:
+            took_ms = repeat(
+                nodes.stamps,
+                lambda: granter.emergency(DOMAIN, CONTINGENCY),
+                lambda: granter.emergency(DOMAIN),
+                count=REPETITIONS,
+            )
+        finally:
+            granter.stop()
+    return rows(f"message to last of {NODES_COUNT} nodes", took_ms)
+
+
+def ordered(config: SiteConfig, site: Site, port: int, directory: Path) -> list[Figure]:
+    """An operator's request, through the real controller."""
+    (directory / "site.yaml").write_text(site_yaml(config))
+    path = directory / "controller.yaml"
+    broker = BrokerConfig(port=port)
+    text = controller_yaml(
+        controller_config(
+            site_file="site.yaml",
+            broker=broker,
+            store=StoreConfig(directory=str(directory / "store")),
+            http=HttpConfig(port=take_free_port()),
+        )
+    )
+    path.write_text(text)
+    operator = Granter(port, site.name, Grants(TOP_MHZ, 4.0, on=False))
+    configs = [agent_config(site, name, broker=broker) for name in site.nodes]
+    command = ampacity("controller", "--config", path)
+
+    def ask(*, on: bool) -> int:
+        args: dict[str, str | float | bool] = {"contingency": CONTINGENCY, "on": on}
+        request = Request(verb="contingency", by="bench", args=args)
+        return operator.say(operator.topics.request("contingency"), encode(request))
+
+    with (
+        Nodes(configs, processes_count=PROCESSES_COUNT) as nodes,
+        Process("controller", command, directory, None),
+    ):
+        operator.start()
+        try:
+            took_ms = repeat(
+                nodes.stamps,
+                lambda: ask(on=True),
+                lambda: ask(on=False),
+                count=ORDERED_REPETITIONS,
+                leased_mhz=TOP_MHZ,
+                # leases that were granted while it was on hold what was decided then
+                rest_s=1.5 * site.control.cycle_s,
+            )
+        finally:
+            operator.stop()
+    return rows(f"request to last of {NODES_COUNT} nodes", took_ms)
+
+
+def one_host(directory: Path, broker: Mosquitto) -> list[Figure]:
+    """One real agent of two processes."""
+    bench = Bench(directory, broker)
+    granter = bench.granter(Grants(LEASED_MHZ, 4.0, {CONTINGENCY: ARMED_MHZ}))
+    granter.start()
+    took_ms = []
+    try:
+        with bench.agent() as agent:
+            for number in range(REPETITIONS):
+                wait_until(lambda: bench.all_at(LEASED_MHZ), "raised", but=agent.tail)
+                time.sleep(0.05 + 0.037 * (number % 7))
+                begun_ns = granter.emergency(DOMAIN, CONTINGENCY)
+                time.sleep(LOOK_S)
+                if not bench.all_at(ARMED_MHZ):
+                    raise RuntimeError(f"not locked: {bench.fake.truths()}\n{agent.tail()}")
+                last_ns = max(truth.last_write_ns for truth in bench.fake.truths())
+                took_ms.append((last_ns - begun_ns) / 1e6)
+                granter.emergency(DOMAIN)
+    finally:
+        granter.stop()
+    return rows(f"message to last GPU of {NODE}, two processes", took_ms)
+
+
+def main() -> None:
+    """Print one line per figure with its budget."""
+    print(machine())
+    control = ControlConfig(raise_ratio_per_s=1.0)
+    config = row_site(site="bench", nodes=NODES_COUNT, control=control)
+    site = compile_site(config)
+    with tempfile.TemporaryDirectory() as name, Mosquitto(Path(name) / "broker") as broker:
+        figures = direct(site, broker.port)
+    with tempfile.TemporaryDirectory() as name, Mosquitto(Path(name) / "broker") as broker:
+        figures += ordered(config, site, broker.port, Path(name))
+    with tempfile.TemporaryDirectory() as name, Mosquitto(Path(name) / "broker") as broker:
+        figures += one_host(Path(name), broker)
+    show(figures)
