@@ -73,9 +73,11 @@ class ShavingPolicy:
         wanted = self._raised(situation)
         bound_by = unbound(situation)
         target_w = situation.control.target_ratio * situation.capacity_w
+        # Lowering one domain raises no other: who fits now will fit then.
+        over = situation.alive & (situation.predicted_w(wanted) > target_w)
         # Leaves first: what a rack gives up its row need not ask for again.
         for domain in np.argsort(situation.shares.astype(bool).sum(axis=1), kind="stable"):
-            if situation.alive[domain]:
+            if over[domain]:
                 lowered = self._lowered(situation, wanted, int(domain), float(target_w[domain]))
                 bound_by[lowered < wanted] = domain
                 wanted = lowered

@@ -7,6 +7,7 @@ the cycle's business and the same under every policy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
 from facility.config import ControlConfig
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what follows from it is computed once, not once per domain
 class Situation:
     """One instant as arrays: nodes (n) and domains (d) in site order.
 
@@ -40,13 +41,13 @@ class Situation:
     movable: BoolArray  # n
     hold: bool  # too much is missing: raise nothing
 
-    @property
+    @cached_property
     def domain_power_w(self) -> FloatArray:
         """Power of each domain now, W."""
         result: FloatArray = self.shares @ self.power_w
         return result
 
-    @property
+    @cached_property
     def forecast_w(self) -> FloatArray:
         """Power of each domain at the horizon, W."""
         return self._bounded_w(self.domain_power_w + self.rise_w, self.ceiling_mhz)

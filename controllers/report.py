@@ -6,6 +6,7 @@ Reads what was decided and decides nothing; remembers only what it has told befo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -27,7 +28,7 @@ _SEVERITY: Final[dict[Mode, Severity]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: who is missing is counted once, not once per domain
 class Outcome:
     """One finished cycle, as the reporter reads it. Nodes (n) and domains (d) in site order.
 
@@ -44,7 +45,7 @@ class Outcome:
     heat: dict[str, ZoneHeat]
     prearmed_mhz: dict[str, IntArray]
 
-    @property
+    @cached_property
     def missing(self) -> BoolArray:
         """Nodes that count at their worst case."""
         return np.array([view.missing for view in self.snapshot.nodes.values()])
