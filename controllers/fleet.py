@@ -16,6 +16,9 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+Places = slice | IntArray
+EVERY: Final = slice(None)
+
 _CLOCK_MHZ_MAX: Final = 10_000
 
 
@@ -52,15 +55,16 @@ class Fleet:
         snapped = self.clock_mhz_min + steps * self.clock_mhz_step
         return np.where(inside >= self.clock_mhz_max, self.clock_mhz_max, snapped).astype(np.int64)
 
-    def gpu_power_w(self, ceiling_mhz: IntArray) -> FloatArray:
-        """The most that one GPU of each node can draw under its ceiling, W."""
+    def gpu_power_w(self, ceiling_mhz: IntArray, nodes: Places = EVERY) -> FloatArray:
+        """The most that one GPU of each of `nodes` can draw under its ceiling, W."""
         place = np.clip(ceiling_mhz, 0, _CLOCK_MHZ_MAX)
-        result: FloatArray = self._gpu_power_w[self._gpu_rank, place]
+        result: FloatArray = self._gpu_power_w[self._gpu_rank[nodes], place]
         return result
 
-    def worst_case_w(self, ceiling_mhz: IntArray) -> FloatArray:
-        """The most that each node can draw with all its GPUs under its ceiling, W."""
-        worst_w: FloatArray = self.overhead_w + self.gpu_factor * self.gpu_power_w(ceiling_mhz)
+    def worst_case_w(self, ceiling_mhz: IntArray, nodes: Places = EVERY) -> FloatArray:
+        """The most that each of `nodes` can draw with all its GPUs under its ceiling, W."""
+        gpu_w = self.gpu_power_w(ceiling_mhz, nodes)
+        worst_w: FloatArray = self.overhead_w[nodes] + self.gpu_factor[nodes] * gpu_w
         return worst_w
 
     @property
@@ -69,18 +73,23 @@ class Fleet:
         return self.worst_case_w(self.clock_mhz_max)
 
     def predict_w(
-        self, power_w: FloatArray, ceiling_mhz: IntArray, wanted_mhz: IntArray
+        self,
+        power_w: FloatArray,
+        ceiling_mhz: IntArray,
+        wanted_mhz: IntArray,
+        nodes: Places = EVERY,
     ) -> FloatArray:
-        """What each node would draw under `wanted_mhz`, from what it draws under `ceiling_mhz`.
+        """What each of `nodes` would draw under `wanted_mhz`, from its power under `ceiling_mhz`.
 
         The part above idle scales as the worst case does; the result is never above the worst
         case of the wanted ceiling when that is lower than the present one.
         """
-        floor_w = np.minimum(self.overhead_w + self.gpu_factor * self.idle_w, power_w)
-        now_w = np.maximum(self.gpu_power_w(ceiling_mhz) - self.idle_w, 1.0)
-        then_w = np.maximum(self.gpu_power_w(wanted_mhz) - self.idle_w, 0.0)
+        idle_w = self.idle_w[nodes]
+        floor_w = np.minimum(self.overhead_w[nodes] + self.gpu_factor[nodes] * idle_w, power_w)
+        now_w = np.maximum(self.gpu_power_w(ceiling_mhz, nodes) - idle_w, 1.0)
+        then_w = np.maximum(self.gpu_power_w(wanted_mhz, nodes) - idle_w, 0.0)
         predicted_w = floor_w + (power_w - floor_w) * then_w / now_w
-        bound_w = self.worst_case_w(np.maximum(ceiling_mhz, wanted_mhz))
+        bound_w = self.worst_case_w(np.maximum(ceiling_mhz, wanted_mhz), nodes)
         bounded_w: FloatArray = np.minimum(predicted_w, np.maximum(bound_w, power_w))
         return bounded_w
 

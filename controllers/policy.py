@@ -52,7 +52,7 @@ class Situation:
         """Power of each domain at the horizon, W."""
         return self._bounded_w(self.domain_power_w + self.rise_w, self.ceiling_mhz)
 
-    @property
+    @cached_property
     def alive(self) -> BoolArray:
         """Domains that carry anything."""
         return self.capacity_w > 0.0
@@ -66,6 +66,27 @@ class Situation:
         then_w = self.shares @ self.fleet.predict_w(self.power_w, self.measured_mhz, wanted_mhz)
         scale = np.divide(then_w, now_w, out=np.ones_like(now_w), where=now_w > 0.0)
         return self._bounded_w(then_w + self.rise_w * scale, wanted_mhz)
+
+    def predicted_domain_w(self, domain: int, wanted_mhz: IntArray) -> float:
+        """`predicted_w` of one domain, from the nodes below it alone."""
+        nodes = self.below[domain]
+        share, wanted = self.shares[domain, nodes], wanted_mhz[nodes]
+        node_w = self.fleet.predict_w(
+            self.power_w[nodes], self.measured_mhz[nodes], wanted, nodes=nodes
+        )
+        now_w, then_w = float(self.domain_power_w[domain]), float(share @ node_w)
+        rise_w = float(self.rise_w[domain]) * (then_w / now_w if now_w > 0.0 else 1.0)
+        worst_w = np.where(
+            self.movable[nodes],
+            self.fleet.worst_case_w(wanted, nodes=nodes),
+            self.power_w[nodes],
+        )
+        return min(then_w + rise_w, float(share @ worst_w))
+
+    @cached_property
+    def below(self) -> list[IntArray]:
+        """Places of the nodes that load each domain."""
+        return [np.flatnonzero(row) for row in self.shares]
 
     def _bounded_w(self, forecast_w: FloatArray, ceiling_mhz: IntArray) -> FloatArray:
         """No forecast is above what the ceilings allow at all, nor the bound below power now."""
