@@ -76,11 +76,10 @@ class ShavingPolicy:
         # Lowering one domain raises no other: who fits now will fit then.
         over = situation.alive & (situation.predicted_w(wanted) > target_w)
         # Leaves first: what a rack gives up its row need not ask for again.
-        for domain in np.argsort(situation.shares.astype(bool).sum(axis=1), kind="stable"):
-            if over[domain]:
-                lowered = self._lowered(situation, wanted, int(domain), float(target_w[domain]))
-                bound_by[lowered < wanted] = domain
-                wanted = lowered
+        for domain in sorted(np.flatnonzero(over), key=lambda place: len(situation.below[place])):
+            lowered = self._lowered(situation, wanted, int(domain), float(target_w[domain]))
+            bound_by[lowered < wanted] = domain
+            wanted = lowered
         # A node that is still below its highest clock stays with the domain that holds it there.
         held = (bound_by < 0) & (wanted < situation.fleet.clock_mhz_max) & situation.movable
         tightest, ratio = self._tightest(situation)
@@ -104,7 +103,7 @@ class ShavingPolicy:
             wanted,
             self._stages(situation),
             below=situation.shares[domain] > 0.0,
-            load_w=lambda ceiling_mhz: float(situation.predicted_w(ceiling_mhz)[domain]),
+            load_w=lambda ceiling_mhz: situation.predicted_domain_w(domain, ceiling_mhz),
             limit_w=target_w,
         )
 
