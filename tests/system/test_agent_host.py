@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -16,45 +17,43 @@ from tests.system.rig import CONTROL, Rig
 
 pytestmark = [pytest.mark.integration, on_mosquitto]
 
+RELOADED: Final = "event=reloaded needs_restart"
 HANG_S: Final = 1.5
 FRAME_GAP_S: Final = 2.0 * CONTROL.telemetry_s
 """A frame may be late by its own period before anybody would notice."""
 
 
-def leave(rig: Rig, name: str, on_exit: str) -> set[int]:
-    """Set a node's exit policy in the running agent, end it; returns what it wrote at its end."""
+def reload(rig: Rig, name: str, **keys: Any) -> None:
+    """Change a node's file and have the running agent read it."""
     host = rig.hosts[name]
-    rig.rewrite_agent(name, on_exit=on_exit)
-    reloads = host.agent.log.count("event=reloaded needs_restart")
+    rig.rewrite_agent(name, **keys)
+    reloads = host.agent.log.count(RELOADED)
     host.agent.signal(signal.SIGHUP)
-    wait_until(
-        lambda: host.agent.log.count("event=reloaded needs_restart") > reloads,
-        "the agent and its I/O process have read their file again",
-        but=rig.story,
-    )
-    wait_until(lambda: rig.leased(name), "it holds a lease")
+    wait_until(lambda: host.agent.log.count(RELOADED) > reloads, "it is read", but=rig.story)
+
+
+def test_an_agent_that_ends_leaves_what_its_policy_says_and_a_goodbye(rig: Rig) -> None:
+    policies = {"n01": "hold", "n02": "safe", "n03": "restore"}
+    for name, on_exit in policies.items():
+        reload(rig, name, on_exit=on_exit)
+    wait_until(lambda: all(rig.leased(name) for name in policies), "all hold leases")
     begun_ns = monotonic_ns()
-    assert host.agent.terminate() == 0
-    wait_until(
-        lambda: rig.listener.read(NodeStatus, "status", node=name)[-1].state == "disconnected",
-        "it said goodbye",
-    )
-    rig.rewrite_agent(name)
-    return host.written_mhz(since_ns=begun_ns)
-
-
-def test_an_agent_that_ends_with_hold_leaves_the_ceilings_as_they_are(rig: Rig) -> None:
-    assert leave(rig, "n01", "hold") == set()
+    for name in policies:  # all at once: a node that is missing would slow the others
+        rig.hosts[name].agent.signal(signal.SIGTERM)
+    for name in policies:
+        assert rig.hosts[name].agent.wait() == 0
+        wait_until(
+            partial(said_goodbye, rig, name), f"{name} said goodbye", but=rig.hosts[name].agent.tail
+        )
+        rig.rewrite_agent(name)
+    written_mhz = {name: rig.hosts[name].written_mhz(since_ns=begun_ns) for name in policies}
+    assert written_mhz == {"n01": set(), "n02": {rig.safe_mhz}, "n03": {0}}
     assert rig.hosts["n01"].ceilings_mhz == {rig.top_mhz}
-
-
-def test_an_agent_that_ends_with_safe_leaves_the_safe_ceiling(rig: Rig) -> None:
-    assert leave(rig, "n02", "safe") == {rig.safe_mhz}
     assert rig.hosts["n02"].ceilings_mhz == {rig.safe_mhz}
 
 
-def test_an_agent_that_ends_with_restore_lifts_its_locks(rig: Rig) -> None:
-    assert leave(rig, "n03", "restore") == {0}
+def said_goodbye(rig: Rig, name: str) -> bool:
+    return rig.listener.read(NodeStatus, "status", node=name)[-1].state == "disconnected"
 
 
 def test_a_bad_file_is_refused_on_reload_with_its_line_and_control_goes_on(rig: Rig) -> None:
@@ -77,15 +76,11 @@ def test_a_bad_file_is_refused_on_reload_with_its_line_and_control_goes_on(rig: 
 def test_a_good_file_is_obeyed_on_reload_without_a_restart(rig: Rig) -> None:
     host, lower_mhz = rig.hosts["n02"], rig.safe_mhz - 90
     pid = host.agent.pid
-    rig.rewrite_agent("n02", safe_ceiling_mhz=lower_mhz)
-    reloads = host.agent.log.count("event=reloaded needs_restart")
-    host.agent.signal(signal.SIGHUP)
-    wait_until(lambda: host.agent.log.count("event=reloaded needs_restart") > reloads, "it is read")
+    reload(rig, "n02", safe_ceiling_mhz=lower_mhz)
     rig.controller.kill()
     rig.wait_ceilings(lambda mhz: mhz == lower_mhz, f"at {lower_mhz} MHz", names=("n02",))
     assert host.agent.pid == pid
-    rig.rewrite_agent("n02")
-    host.agent.signal(signal.SIGHUP)
+    reload(rig, "n02")
     rig.wait_safe()
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from facility.wire import Lease
+from tests.system.conftest import on_mosquitto
 from tests.system.processes import answer, monotonic_ns, wait_until
 from tests.system.rig import CONTROL, LIGHT_INTENSITY, Rig
 
@@ -69,6 +70,7 @@ def test_a_lost_ups_locks_every_gpu_at_its_armed_ceiling_and_its_return_is_a_ram
     assert monotonic_ns() - over_ns >= cycles_min * CONTROL.cycle_s * 1e9
 
 
+@on_mosquitto
 def test_a_brake_takes_a_domain_to_the_lowest_clock_until_it_is_released(rig: Rig) -> None:
     brake_mhz = rig.site.nodes["n01"].model.gpu.brake_ceiling_mhz
     assert answer("brake", "rack-01", "--config", rig.controller_path).code == 0
@@ -77,6 +79,7 @@ def test_a_brake_takes_a_domain_to_the_lowest_clock_until_it_is_released(rig: Ri
     rig.heal()
 
 
+@on_mosquitto
 def test_an_unknown_contingency_is_refused_by_name_and_changes_nothing(rig: Rig) -> None:
     said = answer("contingency", "ups-a-lots", "on", "--config", rig.controller_path)
     assert said.code == 1
