@@ -7,6 +7,8 @@ the load does then, the survivors hold.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 import numpy as np
 
 from controllers.fitting import lowered_to_fit, stages_by_priority
@@ -48,7 +50,8 @@ class Prearmed:
         *,
         movable: BoolArray,
         stuck_w: FloatArray,
-        capacity_ratio: FloatArray,
+        usable_w: Callable[[frozenset[str]], FloatArray],
+        limits: Hashable,
     ) -> dict[str, IntArray]:
         """Per contingency that is not on, the ceiling of each node if it came now.
 
@@ -56,13 +59,14 @@ class Prearmed:
             active: contingencies that are on already.
             movable: nodes that will act; the others count with `stuck_w`.
             stuck_w: what each other node may draw, W.
-            capacity_ratio: per domain what is left of its capacity for reasons of today.
+            usable_w: what each domain may carry under given contingencies, heat and caps included.
+            limits: changes whenever `usable_w` would answer differently.
         """
-        key = (active, movable.tobytes(), stuck_w[~movable].tobytes(), capacity_ratio.tobytes())
+        key = (active, movable.tobytes(), stuck_w[~movable].tobytes(), limits)
         if key != self._key:
             self._key = key
             self._ceilings = {
-                name: self._fit(active | {name}, movable, stuck_w, capacity_ratio)
+                name: self._fit(active | {name}, movable, stuck_w, usable_w(active | {name}))
                 for name in self._fleet.site.contingencies
                 if name not in active
             }
@@ -73,19 +77,18 @@ class Prearmed:
         active: frozenset[str],
         movable: BoolArray,
         stuck_w: FloatArray,
-        capacity_ratio: FloatArray,
+        capacity_w: FloatArray,
     ) -> IntArray:
         fleet = self._fleet
         shares = fleet.shares(active)
-        capacity_w = fleet.capacity_w(active) * capacity_ratio
         stages = stages_by_priority(fleet, movable)
         # A node that nothing feeds any more draws nothing; if a feed is left after all, it brakes.
         dark = ~(shares[self._feeds] > 0.0).any(axis=0)
         ceiling_mhz = np.where(dark, fleet.brake_ceiling_mhz, fleet.clock_mhz_max).astype(np.int64)
         for domain in np.argsort((shares > 0.0).sum(axis=1), kind="stable"):
-            if capacity_w[domain] <= 0.0:
-                continue
             row = shares[domain]
+            if not row.any():
+                continue
 
             def load_w(trial_mhz: IntArray, row: FloatArray = row) -> float:
                 return float(row @ np.where(movable, fleet.worst_case_w(trial_mhz), stuck_w))

@@ -8,12 +8,14 @@ argument.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from controllers.contingency import Prearmed
 from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
 from controllers.ledger import Ledger
+from controllers.nodes_power import NodesPower
 from controllers.operator import Orders
 from controllers.policies import make_policy
 from controllers.policy import Proposal, Situation
@@ -23,9 +25,21 @@ from controllers.snapshot import NodeView, Snapshot, reported_ceiling_mhz
 from controllers.thermal import ZoneBudgets, ZoneHeat
 from facility.decisions import Decision
 from facility.topology import Site
-from facility.wire import DomainState, Emergency, Event, Lease, Request, Response, Routing
-from predictors.node_power import NodePowerEstimator
+from facility.wire import (
+    DomainState,
+    Emergency,
+    Event,
+    Lease,
+    Request,
+    Response,
+    Routing,
+)
 from predictors.power import PowerForecaster
+
+MASS_NODES_MIN: Final = 3
+"""Fewer silent nodes than this are nodes, whatever share of a small site they are."""
+NEVER_HEARD_S: Final = 30.0
+"""A node that has not been heard for so long after a start may have no agent at all."""
 
 
 class ControlCycle:
@@ -54,12 +68,14 @@ class ControlCycle:
             quantile=control.forecast_quantile,
             spike_ratio=control.spike_ratio,
         )
-        self._estimators = [NodePowerEstimator(node.model) for node in site.nodes.values()]
+        self._nodes_power = NodesPower(self._fleet)
         self._zones = ZoneBudgets(site)
         self._router = Router(site)
         self._prearmed = Prearmed(self._fleet)
         self._ceiling_mhz = self._fleet.safe_ceiling_mhz.astype(np.int64)
-        self._was_missing = np.ones(len(site.nodes), dtype=np.bool_)
+        self._was_movable = np.zeros(len(site.nodes), dtype=np.bool_)
+        self._sessions = [""] * len(site.nodes)
+        self._started_at_s = started_at_s
         self._reporter = Reporter(site)
         self._active: frozenset[str] = frozenset()
         self._prearmed_mhz: dict[str, IntArray] = {}
@@ -87,15 +103,15 @@ class ControlCycle:
         now_s = snapshot.now_s
         self._cycles += 1
         decision_id = f"{self._epoch}-{self._cycles}"
-        mass_silence = snapshot.missing_ratio > self.site.control.missing_ratio_max
+        mass_silence = self._is_mass_silence(snapshot)
         views = list(snapshot.nodes.values())
         missing = np.array([view.missing for view in views])
-        unlocked = np.array([self._unlocked(view, mass_silence) for view in views])
+        unlocked = np.array([self._unlocked(view, now_s, mass_silence) for view in views])
         movable = ~missing & ~unlocked
-        self._welcome_back(views, missing)
+        self._welcome_back(views, movable)
         self._begin_contingencies(snapshot.active)
         exposure_w = self._ledger.exposure_w(now_s, unlocked)
-        power_w = self._power_w(now_s, views, missing, exposure_w, mass_silence=mass_silence)
+        power_w = self._power_w(now_s, views, unlocked)
         heat = self._heat(snapshot, power_w)
         situation = self._situation(snapshot, power_w, movable, views, hold=mass_silence)
         proposal = self._policy.propose(situation)
@@ -106,7 +122,7 @@ class ControlCycle:
         leases = self._lease(snapshot, decision_id, movable, ceiling_mhz, prearmed)
         exposure_w = self._ledger.exposure_w(now_s, unlocked)
         self._ceiling_mhz = np.where(movable, ceiling_mhz, self._ceiling_mhz)
-        self._was_missing = missing
+        self._was_movable = movable
         self._last_s = now_s
         outcome = Outcome(
             snapshot=snapshot,
@@ -151,22 +167,34 @@ class ControlCycle:
         )
         return () if self.site.control.shadow else routing
 
-    def _unlocked(self, view: NodeView, mass_silence: bool) -> bool:
+    def _is_mass_silence(self, snapshot: Snapshot) -> bool:
+        """Whether so much is silent at once that it must be the network and not the nodes."""
+        silent = sum(view.missing for view in snapshot.nodes.values())
+        ratio_max = self.site.control.missing_ratio_max
+        return silent >= MASS_NODES_MIN and snapshot.missing_ratio > ratio_max
+
+    def _unlocked(self, view: NodeView, now_s: float, mass_silence: bool) -> bool:
         """Whether a node may run above any ceiling that was granted.
 
         A node that falls silent by itself may have restarted without its lock. When much of the
-        site falls silent at once it is the network, and every agent is going to its safe ceiling.
+        site falls silent at once it is the network, and every agent that was there is going to its
+        safe ceiling; one that left on purpose, or was never heard for a while, is not known to.
         """
         if view.info is None:
-            return not mass_silence
-        return not view.controllable or (view.missing and not mass_silence)
+            return not mass_silence or now_s - self._started_at_s > NEVER_HEARD_S
+        left = view.missing and view.left
+        return not view.controllable or left or (view.missing and not mass_silence)
 
-    def _welcome_back(self, views: list[NodeView], missing: BoolArray) -> None:
-        """A node that is back starts from where it says it is: un-capping is ramped."""
-        for place in np.flatnonzero(self._was_missing & ~missing):
-            reported = reported_ceiling_mhz(views[place])
-            safe = int(self._fleet.safe_ceiling_mhz[place])
-            self._ceiling_mhz[place] = min(reported or safe, int(self._fleet.clock_mhz_max[place]))
+    def _welcome_back(self, views: list[NodeView], movable: BoolArray) -> None:
+        """A node that can be moved again starts from where it says it is: un-capping is ramped."""
+        for place, view in enumerate(views):
+            session = view.info.session if view.info is not None else ""
+            anew = session != self._sessions[place]
+            self._sessions[place] = session
+            if not movable[place] or (self._was_movable[place] and not anew):
+                continue
+            reported = reported_ceiling_mhz(view) or int(self._fleet.safe_ceiling_mhz[place])
+            self._ceiling_mhz[place] = min(reported, int(self._fleet.clock_mhz_max[place]))
 
     def _begin_contingencies(self, active: frozenset[str]) -> None:
         """Nodes have locked by themselves: decide on from there."""
@@ -180,32 +208,15 @@ class ControlCycle:
             self._forecaster.forget((before != after).any(axis=1))
         self._active = active
 
-    def _power_w(
-        self,
-        now_s: float,
-        views: list[NodeView],
-        missing: BoolArray,
-        exposure_w: FloatArray,
-        *,
-        mass_silence: bool,
-    ) -> FloatArray:
+    def _power_w(self, now_s: float, views: list[NodeView], unlocked: BoolArray) -> FloatArray:
         """Per node what it draws, or all that it may draw when it is missing, W.
 
-        When the network is gone, or not there yet, nodes count under their leases or safe
-        ceilings: slowing the few that are heard for the many that are not would protect nobody.
+        What an earlier controller may have granted is left to the exposure: slowing the few that
+        are heard for the many that are not heard yet would protect nobody.
         """
-        power_w = exposure_w.copy()
-        if mass_silence:
-            power_w = self._fleet.worst_case_w(self._ledger.granted_mhz(now_s))
-        for place in np.flatnonzero(~missing):
-            frame = views[place].telemetry
-            assert frame is not None
-            power_w[place] = self._estimators[place].estimate_w(
-                now_s,
-                gpu_power_w=sum(gpu.power_w for gpu in frame.gpus),
-                node_power_w=frame.node_power_w,
-            )
-        return power_w
+        granted_mhz = self._ledger.granted_mhz(now_s)
+        highest_mhz = np.where(unlocked, self._fleet.clock_mhz_max, granted_mhz)
+        return self._nodes_power.estimate_w(now_s, views, highest_mhz)
 
     def _heat(self, snapshot: Snapshot, power_w: FloatArray) -> dict[str, ZoneHeat]:
         heat_w = self._fleet.shares(snapshot.active) @ power_w
@@ -219,16 +230,14 @@ class ControlCycle:
             elapsed_s = max(snapshot.now_s - self._last_s, 0.0)
         return self._zones.step(snapshot, elapsed_s=elapsed_s, heat_ratio=ratio)
 
-    def _capacity_ratio(self) -> FloatArray:
-        """What orders and heat leave of each capacity."""
-        ratio = np.ones(len(self._fleet.domains))
+    def _usable_w(self, active: frozenset[str]) -> FloatArray:
+        """What contingencies, heat and operators' caps leave of each capacity, W."""
+        usable_w = self._fleet.capacity_w(active).copy()
         for name, place in self._fleet.domain_index.items():
-            domain = self.site.domains[name]
-            if domain.is_zone:
-                ratio[place] = self._zones.ratio(name)
-            cap_w = self.orders.caps_w.get(name, domain.capacity_w)
-            ratio[place] = min(ratio[place], cap_w / domain.capacity_w)
-        return ratio
+            if self.site.domains[name].is_zone:
+                usable_w[place] *= self._zones.ratio(name)
+            usable_w[place] = min(usable_w[place], self.orders.caps_w.get(name, np.inf))
+        return usable_w
 
     def _situation(
         self,
@@ -249,7 +258,8 @@ class ControlCycle:
             control=self.site.control,
             shares=shares,
             rated_w=self._fleet.capacity_w(snapshot.active),
-            capacity_w=self._fleet.capacity_w(snapshot.active) * self._capacity_ratio(),
+            capacity_w=self._usable_w(snapshot.active),
+            over_table=self._nodes_power.over_table.copy(),
             power_w=power_w,
             rise_w=self._forecaster.forecast(shares @ power_w).rise_w,
             ceiling_mhz=self._ceiling_mhz.copy(),
@@ -301,7 +311,8 @@ class ControlCycle:
             self._active,
             movable=situation.movable,
             stuck_w=exposure_w,
-            capacity_ratio=self._capacity_ratio(),
+            usable_w=self._usable_w,
+            limits=self._usable_w(frozenset()).tobytes(),
         )
         return self._prearmed_mhz | dict.fromkeys(self._active, ceiling_mhz)
 

@@ -230,6 +230,7 @@ class Inbox:
             heard.applied,
             bool(why),
             why,
+            why == "agent disconnected",
         )
 
     def _why_missing(self, now_s: float, heard: _Heard) -> str:

@@ -14,7 +14,11 @@ import numpy as np
 
 from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
 
-GRANTS_PER_NODE_MAX: Final = 256
+GRANTS_PER_NODE_MAX: Final = 10_000
+"""One per clock of the grid at most."""
+APPLY_S: Final = 0.2
+"""From the end of a lease until the safe ceiling is in force: 100 ms to write, and the clock's own
+settling (physics A.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,27 @@ class Ledger:
 
     def __init__(self, fleet: Fleet, *, started_at_s: float, lease_s: float) -> None:
         self._fleet = fleet
-        self._grants: list[deque[_Grant]] = [deque(maxlen=GRANTS_PER_NODE_MAX) for _ in fleet.nodes]
+        self._grants: list[deque[_Grant]] = [deque() for _ in fleet.nodes]
         # An earlier controller may have granted anything up to the highest clock just before this
         # one started, so until such a lease has surely ended every node counts as unlocked.
         self._inherited_until_s = started_at_s + lease_s
 
     def grant(self, node: int, *, ceiling_mhz: int, expires_at_s: float) -> None:
-        """Record a lease before it is sent."""
-        self._grants[node].append(_Grant(ceiling_mhz, expires_at_s))
+        """Record a lease before it is sent.
+
+        Grants that this one covers, not higher and not longer, need not be remembered: what is
+        left falls in ceiling, and there are not more clocks than places.
+        """
+        grant = _Grant(ceiling_mhz, expires_at_s + APPLY_S)
+        grants = self._grants[node]
+        while (
+            grants
+            and grants[-1].ceiling_mhz <= ceiling_mhz
+            and grants[-1].expires_at_s <= grant.expires_at_s
+        ):
+            grants.pop()
+        assert len(grants) < GRANTS_PER_NODE_MAX
+        grants.append(grant)
 
     def ceiling_mhz(self, now_s: float) -> IntArray:
         """Per node the highest ceiling that may be in force at `now_s`, MHz."""

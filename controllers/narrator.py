@@ -40,7 +40,7 @@ def domain_sentence(
     forecast_w = float(situation.forecast_w[domain])
     below = situation.shares[domain] > 0.0
     why = f" ({'; '.join(causes)})" if causes else ""
-    if capacity_w <= 0.0:
+    if not situation.alive[domain]:
         return f"lost: carries nothing{why}"
     level = _levels(situation, ceiling_mhz, below if mode is Mode.BRAKE else bound)
     facts = f"forecast {kilowatts(forecast_w)} of {kilowatts(capacity_w)}"

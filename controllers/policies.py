@@ -7,6 +7,7 @@ paper's two thresholds.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -133,12 +134,7 @@ class ShavingPolicy:
 
     def _tightest(self, situation: Situation) -> tuple[IntArray, FloatArray]:
         """For each node the domain above it with the least room at the horizon, and its ratio."""
-        ratio = np.divide(
-            situation.forecast_w,
-            situation.capacity_w,
-            out=np.zeros_like(situation.capacity_w),
-            where=situation.alive,
-        )
+        ratio = situation.forecast_w / np.maximum(situation.capacity_w, 1.0)
         weighted = np.where(situation.shares > 0.0, ratio[:, np.newaxis], -1.0)
         return np.argmax(weighted, axis=0).astype(np.int64), weighted.max(axis=0)
 
@@ -159,21 +155,20 @@ class PolcaPolicy:
     LOW_T1: Final = 1275 / 1410
     LOW_T2: Final = 1110 / 1410
     HIGH_T2: Final = 1305 / 1410
+    PERIOD_S: Final = 2.0
+    """One reading of the row's meter; a decision must show before the next (papers: section 4)."""
 
     def __init__(self, domain_count: int) -> None:
+        self._decided_s = -math.inf
         self._level = np.zeros(domain_count, dtype=np.int64)  # 0 free, 1 T1, 2 T2 low, 3 T2 high
         self._latch = BrakeLatch(domain_count, engage_s=0.0)
 
     def propose(self, situation: Situation) -> Proposal:
         """One decision of every domain's state machine; the lowest ceiling wins."""
         brake = self._latch.step(situation)
-        ratio = np.divide(
-            situation.domain_power_w,
-            situation.capacity_w,
-            out=np.zeros_like(situation.capacity_w),
-            where=situation.alive,
-        )
-        self._step(ratio)
+        if situation.now_s - self._decided_s >= self.PERIOD_S - 1e-6:
+            self._decided_s = situation.now_s
+            self._step(situation.domain_power_w / np.maximum(situation.capacity_w, 1.0))
         fleet = situation.fleet
         wanted = fleet.clock_mhz_max.astype(np.int64)
         bound_by = unbound(situation)

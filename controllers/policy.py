@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
-from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
+from controllers.fleet import EVERY, BoolArray, Fleet, FloatArray, IntArray, Places
 from facility.config import ControlConfig
 
 
@@ -24,7 +24,8 @@ class Situation:
     lost. `capacity_w` is what may be used of it: operators' caps and hot zones take their part.
     `power_w` counts missing nodes at worst case; `rise_w` is the forecast's addition per domain.
     `ceiling_mhz` is what was decided last; `measured_mhz` is the ceiling under which `power_w` was
-    measured, which follows a moment later. `movable` nodes are fresh and controllable: nobody
+    measured, which follows a moment later. `over_table` is 1, or how many times its worst case a
+    node was seen to draw: a table may be wrong. `movable` nodes are fresh and controllable: nobody
     else's ceiling can be changed.
     """
 
@@ -38,6 +39,7 @@ class Situation:
     rise_w: FloatArray  # d
     ceiling_mhz: IntArray  # n
     measured_mhz: IntArray  # n
+    over_table: FloatArray  # n
     movable: BoolArray  # n
     hold: bool  # too much is missing: raise nothing
 
@@ -54,8 +56,9 @@ class Situation:
 
     @cached_property
     def alive(self) -> BoolArray:
-        """Domains that carry anything."""
-        return self.capacity_w > 0.0
+        """Domains that any node still loads; a capacity of nothing is a limit, not an absence."""
+        carries: BoolArray = np.any(self.shares > 0.0, axis=1)
+        return carries
 
     def predicted_w(self, wanted_mhz: IntArray) -> FloatArray:
         """Each domain's power at the horizon if nodes had `wanted_mhz`, W.
@@ -76,12 +79,7 @@ class Situation:
         )
         now_w, then_w = float(self.domain_power_w[domain]), float(share @ node_w)
         rise_w = float(self.rise_w[domain]) * (then_w / now_w if now_w > 0.0 else 1.0)
-        worst_w = np.where(
-            self.movable[nodes],
-            self.fleet.worst_case_w(wanted, nodes=nodes),
-            self.power_w[nodes],
-        )
-        return min(then_w + rise_w, float(share @ worst_w))
+        return min(then_w + rise_w, float(share @ self._worst_w(wanted, nodes)))
 
     @cached_property
     def below(self) -> list[IntArray]:
@@ -89,9 +87,17 @@ class Situation:
         return [np.flatnonzero(row) for row in self.shares]
 
     def _bounded_w(self, forecast_w: FloatArray, ceiling_mhz: IntArray) -> FloatArray:
-        """No forecast is above what the ceilings allow at all, nor the bound below power now."""
-        worst_w = np.where(self.movable, self.fleet.worst_case_w(ceiling_mhz), self.power_w)
-        return np.minimum(forecast_w, self.shares @ worst_w)
+        """No forecast is above what the ceilings allow at all."""
+        return np.minimum(forecast_w, self.shares @ self._worst_w(ceiling_mhz, EVERY))
+
+    def _worst_w(self, ceiling_mhz: IntArray, nodes: Places) -> FloatArray:
+        """The most that nodes can draw: by the table and what they were seen to add to it.
+
+        A node that cannot be moved is bound by nothing but its hardware.
+        """
+        table_w = self.fleet.worst_case_w(ceiling_mhz, nodes) * self.over_table[nodes]
+        free_w = np.maximum(self.fleet.power_w_max[nodes], self.power_w[nodes])
+        return np.where(self.movable[nodes], table_w, free_w)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +125,16 @@ def unbound(situation: Situation) -> IntArray:
     return np.full(len(situation.fleet.nodes), -1, dtype=np.int64)
 
 
+ZONE_ENGAGE_S: Final = 30.0
+"""Air warms by a few kelvin within this time at the most (physics C.6)."""
+
+
 class BrakeLatch:
     """Holds the power brake of each domain: in at once, out only after a quiet while.
 
     A domain brakes when its power has been above what it is rated for `engage_s`, and stops when it
-    has been below the release ratio for `quiet_s`. A cap or a warm aisle is no reason to brake.
+    has been below the release ratio for `quiet_s`. A cap or a warm aisle is no reason to brake, and
+    air takes half a minute to warm: a zone brakes after `ZONE_ENGAGE_S`.
     """
 
     def __init__(self, domain_count: int, *, engage_s: float, quiet_s: float = 5.0) -> None:
@@ -141,7 +152,9 @@ class BrakeLatch:
         quiet = power_w < situation.control.release_ratio * rated_w
         self._over_since_s = np.where(over, np.minimum(self._over_since_s, now_s), np.inf)
         self._quiet_since_s = np.where(quiet, np.minimum(self._quiet_since_s, now_s), np.inf)
-        engage = over & (now_s - self._over_since_s >= self._engage_s)
+        slow = np.array([domain.is_zone for domain in situation.fleet.site.domains.values()])
+        engage_s = np.where(slow, np.maximum(self._engage_s, ZONE_ENGAGE_S), self._engage_s)
+        engage = over & (now_s - self._over_since_s >= engage_s)
         release = now_s - self._quiet_since_s >= self._quiet_s
         self._engaged = (self._engaged | engage) & ~(release & ~engage) & situation.alive
         return self._engaged.copy()

@@ -159,8 +159,7 @@ class Reporter:
             exposure = kilowatts(float(outcome.exposure_w[place]))
             sentence = f"{view.why_missing}: counts {exposure}"
         elif not view.controllable:
-            because = view.info.cannot_actuate_because if view.info else ""
-            sentence = f"uncontrollable: {because or 'a GPU does not follow its ceiling'}"
+            sentence = f"uncontrollable: {view.why_uncontrollable}"
         elif domain >= 0:
             sentence = f"{ceiling_mhz} MHz: held by {fleet.domains[domain]}"
         elif ceiling_mhz < int(fleet.clock_mhz_max[place]):
@@ -209,7 +208,12 @@ class Reporter:
             for name in sorted(self._missing - missing)
         ]
         found += [
-            ("node-uncontrollable", "warning", name, f"{name}: counts at its worst case")
+            (
+                "node-uncontrollable",
+                "critical",
+                name,
+                f"{name}: counts at its worst case: {views[name].why_uncontrollable}",
+            )
             for name in sorted(loose - self._loose)
         ]
         if outcome.situation.hold != self._held:

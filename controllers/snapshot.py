@@ -14,7 +14,8 @@ class NodeView:
     """One node as last heard.
 
     `received_at_s` is the controller's monotonic time of the last frame, None when there was none
-    in this session. `missing` means too old, lost or never heard: the node counts at worst case.
+    in this session. `left` means that its agent said goodbye. `missing` means too old, lost or
+    never heard: the node counts at worst case.
     """
 
     node: Node
@@ -24,11 +25,32 @@ class NodeView:
     applied: Applied | None
     missing: bool
     why_missing: str = ""
+    left: bool = False
 
     @property
     def controllable(self) -> bool:
-        """Whether a lease can change anything: the agent may write, and its writes take hold."""
-        return self.info is not None and self.info.can_actuate and not self.deviates
+        """Whether a lease can change anything, and its end takes the node where the site says."""
+        return self.info is not None and not self.why_uncontrollable
+
+    @property
+    def why_uncontrollable(self) -> str:
+        """Why no lease may count on this node; empty when one may."""
+        if self.info is None:
+            return "never heard"
+        if not self.info.can_actuate:
+            return self.info.cannot_actuate_because or "its agent does not write"
+        gpu = self.node.model.gpu
+        if self.info.safe_ceiling_mhz > gpu.safe_ceiling_mhz:
+            return (
+                f"its agent's safe ceiling is {self.info.safe_ceiling_mhz} MHz,"
+                f" above the site's {gpu.safe_ceiling_mhz} MHz"
+            )
+        if self.info.brake_ceiling_mhz > gpu.brake_ceiling_mhz:
+            return (
+                f"its agent's brake ceiling is {self.info.brake_ceiling_mhz} MHz,"
+                f" above the site's {gpu.brake_ceiling_mhz} MHz"
+            )
+        return "a GPU does not follow its ceiling" if self.deviates else ""
 
     @property
     def deviates(self) -> bool:

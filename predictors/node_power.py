@@ -13,6 +13,10 @@ from facility.topology import NodeModel
 CORRECTION_TAU_S: Final = 30.0
 """A meter lags by seconds: a faster correction would mistake a load step for overhead."""
 
+OVERHEAD_RATIO_BAND: Final = (0.5, 1.5)
+"""A meter may move the overhead within this band of the model's, so that a broken one, or one that
+sees one supply of two, can neither hide nor invent a server."""
+
 
 class NodePowerEstimator:
     """Estimates the power of one node; learns its overhead from a meter if there is one."""
@@ -36,12 +40,15 @@ class NodePowerEstimator:
             node_power_w: the meter's reading, None without a meter.
         """
         explained_w = self._model.gpu_power_factor * gpu_power_w
-        if node_power_w is not None:
-            elapsed_s = 1.0 if self._last_s is None else max(now_s - self._last_s, 0.0)
+        if node_power_w is not None and node_power_w >= explained_w:
+            # After a silence one reading is one reading: it does not weigh more for being late.
+            elapsed_s = 1.0 if self._last_s is None else min(max(now_s - self._last_s, 0.0), 2.0)
             share = min(elapsed_s / CORRECTION_TAU_S, 1.0)
-            # A meter below its own GPUs is wrong: overhead never falls under zero, nor far above
-            # the model's worst case, so that a broken meter cannot hide or invent a server.
-            seen_w = min(max(node_power_w - explained_w, 0.0), 1.5 * self._model.overhead_w)
+            low_w, high_w = (ratio * self._model.overhead_w for ratio in OVERHEAD_RATIO_BAND)
+            seen_w = min(max(node_power_w - explained_w, low_w), high_w)
             self._overhead_w += share * (seen_w - self._overhead_w)
-            self._last_s = now_s
+        elif node_power_w is not None:
+            # Below its own GPUs a meter is wrong, and tells nothing: back towards the worst case.
+            self._overhead_w = max(self._overhead_w, self._model.overhead_w)
+        self._last_s = now_s
         return self._overhead_w + explained_w

@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
 
 WINDOW_S: Final = 300.0
 """How far back rises are remembered: inference load is stable over minutes (POLCA 1.2)."""
 TREND_S: Final = 5.0
 """The slope is taken over this long; shorter follows noise, longer misses a ramp."""
 HISTORY_S_MIN: Final = 60.0
-"""Below this much history an empirical quantile of rises says nothing about its tail."""
+"""Below this much history rises say nothing; a high quantile needs more: 1 / (1 - q) rises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,19 @@ class PowerForecaster:
         self._history = np.roll(self._history, -1, axis=0)
         self._history[-1] = power_w
         self._filled = np.minimum(self._filled + 1, self._samples_max)
-        backed = self._filled >= self._history_steps_min
-        rise_w = np.where(backed, self._empirical_rise_w(), self._spike_ratio * power_w)
+        rises_count = np.maximum(self._filled - self._horizon_steps, 0)
+        # A quantile of too few rises is no more than their largest: the k-th largest of n with
+        # k = (1 - q)(n + 1) is passed as often as it should be, and k must be 1 at least.
+        rank = np.floor((1.0 - self._quantile) * (rises_count + 1) + 1e-9).astype(np.int64)
+        backed = (self._filled >= self._history_steps_min) & (rank >= 1)
+        rise_w = np.where(
+            backed, self._empirical_rise_w(np.maximum(rank, 1)), self._spike_ratio * power_w
+        )
         rise_w = np.maximum(rise_w, self._trend_rise_w(power_w))
         return PowerForecast(power_w.copy(), power_w + rise_w, backed)
 
-    def _empirical_rise_w(self) -> FloatArray:
-        """The quantile of rises over the horizon within the window; 0 where there are none."""
+    def _empirical_rise_w(self, rank: IntArray) -> FloatArray:
+        """The `rank`-th largest rise over the horizon within the window; 0 without any."""
         steps = self._horizon_steps
         if int(self._filled.max(initial=0)) <= steps:
             return np.zeros(self._history.shape[1])
@@ -103,8 +110,7 @@ class PowerForecaster:
         rises = self._history[start + steps :] - self._history[start : self._samples_max - steps]
         rises = np.where(np.isfinite(rises), rises, -np.inf)
         ranked = np.sort(rises, axis=0)
-        counts = np.maximum(self._filled - steps, 1)
-        place = ranked.shape[0] - 1 - np.floor((1.0 - self._quantile) * counts).astype(np.int64)
+        place = np.maximum(ranked.shape[0] - rank, 0)
         chosen = np.take_along_axis(ranked, place[np.newaxis, :], axis=0)[0]
         return np.maximum(np.where(np.isfinite(chosen), chosen, 0.0), 0.0)
 

@@ -51,8 +51,7 @@ def test_low_priority_gives_first() -> None:
     before = row.run(20)
     low, high = by_priority(row.site, "low"), by_priority(row.site, "high")
     highest = row.site.nodes["n01"].model.gpu.clock_mhz_max
-    assert max(ceilings(before, low)) < highest
-    assert set(ceilings(before, high)) == {highest}
+    assert max(ceilings(before, low)) < min(ceilings(before, high)) <= highest
 
 
 def test_high_priority_gives_only_when_low_is_at_its_safe_ceiling() -> None:
@@ -72,7 +71,7 @@ def test_high_priority_gets_back_first() -> None:
     row.load_ratio = 0.9
     before = row.run(20)
     row.load_ratio = 0.62
-    decision = row.run(60)
+    decision = row.run(340)  # until the forecast has forgotten the step
     low, high = by_priority(row.site, "low"), by_priority(row.site, "high")
     risen_high = min(ceilings(decision, high)) - min(ceilings(before, high))
     risen_low = min(ceilings(decision, low)) - min(ceilings(before, low))

@@ -27,6 +27,7 @@ def situation(ratio: float, at_s: float) -> Situation:
         fleet=FLEET,
         control=SITE.control,
         shares=shares,
+        over_table=np.ones(nodes),
         rated_w=capacity_w,
         capacity_w=capacity_w,
         power_w=np.full(nodes, ratio * 100_000.0 / nodes),
@@ -42,7 +43,7 @@ def clocks(ratios: list[float]) -> tuple[float, float]:
     """Clocks of low and high priority, as shares of the highest, after a course of row loads."""
     policy = PolcaPolicy(len(FLEET.domains))
     for at_s, ratio in enumerate(ratios):
-        proposal = policy.propose(situation(ratio, float(at_s)))
+        proposal = policy.propose(situation(ratio, 2.0 * at_s))
     share = proposal.ceiling_mhz / FLEET.clock_mhz_max
     return float(share[LOW].max()), float(share[~LOW].max())
 

@@ -1,0 +1,79 @@
+"""What every node draws as far as anybody can tell, and where the site's table was wrong about it.
+
+Whatever is not read counts at its worst: a node, a GPU without a reading, a GPU that is not there
+although the site has it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from controllers.fleet import Fleet, FloatArray, IntArray
+from controllers.snapshot import NodeView, reported_ceiling_mhz
+from facility.wire import Quality
+from predictors.node_power import NodePowerEstimator
+
+SETTLED_CYCLES: Final = 3
+"""A frame holds some of the time before it: a ceiling must have stood this long to be judged."""
+OVER_TABLE_MAX: Final = 1.5
+FORGET_RATIO: Final = 0.999
+"""Each cycle: a table that was wrong for an hour is believed again after a quarter of one."""
+
+
+class NodesPower:
+    """Estimates all nodes, and remembers by how much each was seen to pass its worst case."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._estimators = [NodePowerEstimator(node.model) for node in fleet.site.nodes.values()]
+        self.over_table: FloatArray = np.ones(len(fleet.nodes))
+        """Per node 1, or how many times its table's worst case it was seen to draw."""
+        self._steady_cycles = np.zeros(len(fleet.nodes), dtype=np.int64)
+        self._steady_mhz = np.zeros(len(fleet.nodes), dtype=np.int64)
+
+    def estimate_w(self, now_s: float, views: list[NodeView], highest_mhz: IntArray) -> FloatArray:
+        """Per node what it draws, or all that it may draw when it is missing, W.
+
+        Args:
+            now_s: monotonic time.
+            views: every node, in site order.
+            highest_mhz: per node the highest ceiling that may be in force.
+        """
+        power_w = self._fleet.worst_case_w(highest_mhz)
+        fresh = np.array([not view.missing for view in views])
+        for place in np.flatnonzero(fresh):
+            frame = views[place].telemetry
+            assert frame is not None
+            power_w[place] = self._estimators[place].estimate_w(
+                now_s,
+                gpu_power_w=_gpus_power_w(views[place], int(highest_mhz[place])),
+                node_power_w=frame.node_power_w,
+            )
+        self._learn(power_w, views)
+        return power_w
+
+    def _learn(self, power_w: FloatArray, views: list[NodeView]) -> None:
+        reported_mhz = np.array(
+            [0 if view.missing else reported_ceiling_mhz(view) for view in views], dtype=np.int64
+        )
+        same = (reported_mhz == self._steady_mhz) & (reported_mhz > 0)
+        self._steady_cycles = np.where(same, self._steady_cycles + 1, 0)
+        self._steady_mhz = reported_mhz
+        seen = power_w / self._fleet.worst_case_w(np.maximum(reported_mhz, 1))
+        learnt = np.clip(np.maximum(seen, FORGET_RATIO * self.over_table), 1.0, OVER_TABLE_MAX)
+        settled = self._steady_cycles >= SETTLED_CYCLES
+        self.over_table = np.where(settled, learnt, self.over_table)
+
+
+def _gpus_power_w(view: NodeView, highest_mhz: int) -> float:
+    """The sum over a node's GPUs, W; what gives no reading, or is not there, at its worst."""
+    assert view.telemetry is not None
+    model, gpus = view.node.model, view.telemetry.gpus
+    worst_w = model.gpu.power_w_at(highest_mhz)
+    seen_w = sum(
+        max(gpu.power_w, worst_w) if gpu.quality is Quality.MISSING else gpu.power_w for gpu in gpus
+    )
+    absent = max(model.gpu_count - len(gpus), 0)
+    return seen_w + absent * model.gpu.power_w_at(model.gpu.clock_mhz_max)
