@@ -139,17 +139,20 @@ class ControlCycle:
             },
         )
         domains = self._reporter.domains(outcome)
+        nodes, events = self._reporter.nodes(outcome), self._reporter.events(outcome, domains)
+        routing = self._route(outcome, domains)
         return Decision(
             decision_id=decision_id,
             at_s=now_s,
             wall_s=snapshot.wall_s,
             sentence=headline(domains),
             domains=domains,
-            nodes=self._reporter.nodes(outcome),
+            nodes=nodes,
             leases=leases,
-            routing=self._route(outcome, domains),
+            routing=routing,
+            # Last: what is announced counts as said, so nothing may fail after it.
             emergencies=self._announce(snapshot.wall_s),
-            events=self._reporter.events(outcome, domains),
+            events=events,
         )
 
     def _route(self, outcome: Outcome, domains: tuple[DomainState, ...]) -> tuple[Routing, ...]:

@@ -82,14 +82,22 @@ class Inbox:
             if kind == "node":
                 self._receive_node(now_s, wall_s, name, what, payload)
             elif kind == "request":
-                self._requests.append(self._codec.decode(payload, Request))
-                self.accepted["request"] += 1
+                self._receive_request(wall_s, payload)
             elif kind == "domain" and what == "emergency":
                 self._receive_emergency(wall_s, name, payload)
             elif kind == "event":
                 self._receive_event(payload)
         except WireError as error:
             self._refuse(wall_s, name, "garbage", str(error))
+
+    def _receive_request(self, wall_s: float, payload: bytes) -> None:
+        """Keep a request; of too many the newest is refused, never an older one forgotten."""
+        request = self._codec.decode(payload, Request)
+        if len(self._requests) >= REQUESTS_MAX:
+            self._refuse(wall_s, request.by or "operator", "too-many-requests", request.verb)
+            return
+        self._requests.append(request)
+        self.accepted["request"] += 1
 
     def _receive_emergency(self, wall_s: float, domain: str, payload: bytes) -> None:
         emergency = self._codec.decode(payload, Emergency)

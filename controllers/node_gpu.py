@@ -98,10 +98,9 @@ class GpuReadings:
             self.identity.power_limit_w_max,
             self.identity.power_limit_w_default,
         )
-        for limit_w in limits:
-            if limit_w is not None and 0.0 < limit_w <= _POWER_W_MAX:
-                return limit_w
-        return UNKNOWN_POWER_W
+        told_w = [limit for limit in limits if limit is not None and 0.0 < limit <= _POWER_W_MAX]
+        # The largest: a lower limit that somebody set may be lifted while nobody can look.
+        return max(told_w, default=UNKNOWN_POWER_W)
 
     def frame(
         self,

@@ -42,7 +42,10 @@ class Orders:
         self.brakes: set[str] = set()
         self.caps_w: dict[str, float] = {}
         self.drained: set[str] = set()
+        self.unknown: dict[str, set[str]] = {}
+        """Contingencies found on the bus that the site file does not know, by domain."""
         self._announced: dict[str, tuple[str, ...]] = {}
+        self._again: set[str] = set()
         self._sequence = 0
         self._verbs: dict[str, Callable[[Request, bool], Answer]] = {
             "contingency": self._contingency,
@@ -99,11 +102,14 @@ class Orders:
         wanted: dict[str, set[str]] = {domain: {"brake"} for domain in self.brakes}
         for name in self.contingencies:
             wanted.setdefault(self._site.contingencies[name].domain, set()).add(name)
+        for domain, names in self.unknown.items():
+            wanted.setdefault(domain, set()).update(names)
         messages = []
-        for domain in sorted(wanted.keys() | self._announced.keys()):
+        for domain in sorted(wanted.keys() | self._announced.keys() | self._again):
             active = tuple(sorted(wanted.get(domain, ())))
-            if active == self._announced.get(domain, ()):
+            if active == self._announced.get(domain, ()) and domain not in self._again:
                 continue
+            self._again.discard(domain)
             self._announced[domain] = active
             self._sequence += 1
             messages.append(
@@ -121,13 +127,21 @@ class Orders:
     def adopt(self, emergency: Emergency) -> None:
         """Take over what an earlier controller, or somebody else, has declared.
 
-        Only what is on: a message that ends something is no order of ours to end it.
+        Only what is on: a message that ends something is no order of ours to end it. A name that
+        the site file does not know (it was renamed while it was on) brakes nodes all the same: it
+        stands until an operator ends it.
         """
+        if emergency.domain not in self._site.domains:
+            return
+        if emergency.active:
+            self._again.add(emergency.domain)  # under our own epoch, or nobody could end it
         for name in emergency.active:
             if name == "brake":
                 self.brakes.add(emergency.domain)
             elif name in self._site.contingencies:
                 self.contingencies.add(name)
+            else:
+                self.unknown.setdefault(emergency.domain, set()).add(name)
 
     def apply(self, request: Request) -> Response:
         """Carry out one request; never raises."""
@@ -141,17 +155,33 @@ class Orders:
             data = verb(request, not request.dry_run)
         except RequestError as error:
             return Response(
-                verb=request.verb, transaction=request.transaction, status="error", error=str(error)
+                verb=request.verb,
+                transaction=request.transaction,
+                status="error",
+                error=str(error)[:1024],
             )
         data["dry_run"] = request.dry_run
         return Response(verb=request.verb, transaction=request.transaction, status="ok", data=data)
 
     def _contingency(self, request: Request, act: bool) -> Answer:
-        name = self._named(request, "contingency", list(self._site.contingencies))
+        strange = sorted(set().union(*self.unknown.values()))
+        name = self._named(request, "contingency", [*self._site.contingencies, *strange])
         on = self._on(request)
-        if act:
+        if name in strange and on:
+            raise RequestError(f"the site file knows no contingency {name!r}: it can only end")
+        if act and name in strange:
+            self._end_unknown(name)
+        elif act:
             (self.contingencies.add if on else self.contingencies.discard)(name)
+            # Said again even if it changes nothing here: a node may remember what we do not.
+            self._again.add(self._site.contingencies[name].domain)
         return {"contingency": name, "active": on}
+
+    def _end_unknown(self, name: str) -> None:
+        for domain, names in self.unknown.items():
+            if name in names:
+                names.discard(name)
+                self._again.add(domain)
 
     def _brake(self, request: Request, act: bool) -> Answer:
         domain = self._named(request, "domain", list(self._site.domains))
@@ -161,10 +191,9 @@ class Orders:
 
     def _release(self, request: Request, act: bool) -> Answer:
         domain = self._named(request, "domain", list(self._site.domains))
-        if domain not in self.brakes:
-            raise RequestError(f"no operator brakes {domain!r}: nothing to release")
         if act:
             self.brakes.discard(domain)
+            self._again.add(domain)
         return {"domain": domain, "nodes": len(self._site.domains[domain].nodes)}
 
     def _cap(self, request: Request, act: bool) -> Answer:
@@ -197,13 +226,13 @@ class Orders:
         if not isinstance(name, str):
             raise RequestError(f"{request.verb} needs {key}: one of {', '.join(known[:20])}")
         if name not in known:
-            raise RequestError(f"no {key} is named {name!r}{did_you_mean(name, known)}")
+            raise RequestError(f"no {key} is named {name[:64]!r}{did_you_mean(name[:64], known)}")
         return name
 
     def _on(self, request: Request) -> bool:
         on = request.args.get("on", True)
         if not isinstance(on, bool):
-            raise RequestError(f"{request.verb}: on must be true or false, not {on!r}")
+            raise RequestError(f"{request.verb}: on must be true or false, not {str(on)[:64]!r}")
         return on
 
 

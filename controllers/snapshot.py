@@ -39,7 +39,9 @@ class NodeView:
             return "never heard"
         if not self.info.can_actuate:
             return self.info.cannot_actuate_because or "its agent does not write"
-        gpu = self.node.model.gpu
+        gpu, there = self.node.model.gpu, len(self.info.gpus)
+        if there < self.node.model.gpu_count:
+            return f"its driver shows {there} of {self.node.model.gpu_count} GPUs"
         if self.info.safe_ceiling_mhz > gpu.safe_ceiling_mhz:
             return (
                 f"its agent's safe ceiling is {self.info.safe_ceiling_mhz} MHz,"

@@ -28,11 +28,15 @@ class ZoneHeat:
     """One zone: the warmest inlet, the margin that counts, and by how much a limit is passed.
 
     `excess_c` is negative with room, None when nothing in the zone reports a temperature.
+    `seen_ratio` is the share of the zone's nodes that report one, `warmest` the node with the
+    warmest inlet.
     """
 
     inlet_temperature_c: float | None
     margin_c: float | None
     excess_c: float | None
+    seen_ratio: float = 1.0
+    warmest: str = ""
 
 
 def zone_heat(zone: Domain, snapshot: Snapshot) -> ZoneHeat:
@@ -42,20 +46,29 @@ def zone_heat(zone: Domain, snapshot: Snapshot) -> ZoneHeat:
     which lowers itself, and not for the whole aisle.
     """
     fresh = [snapshot.nodes[name] for name in zone.nodes if not snapshot.nodes[name].missing]
-    inlets = [
-        view.telemetry.inlet_temperature_c
+    inlets = {
+        view.node.name: view.telemetry.inlet_temperature_c
         for view in fresh
         if view.telemetry is not None and view.telemetry.inlet_temperature_c is not None
-    ]
-    margins = sorted(margin for view in fresh if (margin := node_margin_c(view)) is not None)
-    inlet_c = max(inlets, default=None)
-    margin_c = margins[min(1, len(margins) - 1)] if margins else None
+    }
+    margins = {
+        view.node.name: margin for view in fresh if (margin := node_margin_c(view)) is not None
+    }
+    ranked = sorted(margins.values())
+    inlet_c = max(inlets.values(), default=None)
+    margin_c = ranked[min(1, len(ranked) - 1)] if ranked else None
     excesses = []
     if inlet_c is not None:
         excesses.append(inlet_c - zone.inlet_temperature_c_max)
     if margin_c is not None:
         excesses.append(zone.margin_c_min - margin_c)
-    return ZoneHeat(inlet_c, margin_c, max(excesses, default=None))
+    return ZoneHeat(
+        inlet_c,
+        margin_c,
+        max(excesses, default=None),
+        len(inlets.keys() | margins.keys()) / max(len(zone.nodes), 1),
+        max(inlets, key=lambda name: inlets[name], default=""),
+    )
 
 
 def node_margin_c(view: NodeView) -> float | None:
@@ -80,7 +93,9 @@ class ZoneBudgets:
     def __init__(self, site: Site) -> None:
         self._zones = [domain for domain in site.domains.values() if domain.is_zone]
         self._ratio = {zone.name: 1.0 for zone in self._zones}
-        self._hot: set[str] = set()
+        self._hot: dict[str, str] = {}
+        """Zones that were too hot, and the node that was warmest then."""
+        self._seen_ratio_min = 1.0 - site.control.missing_ratio_max
 
     def step(
         self, snapshot: Snapshot, *, elapsed_s: float, heat_ratio: dict[str, float]
@@ -94,12 +109,20 @@ class ZoneBudgets:
                 there, because a budget above what a hot zone draws would change nothing.
         """
         readings = {}
+        fresh = frozenset(name for name, view in snapshot.nodes.items() if not view.missing)
         for zone in self._zones:
             heat = readings[zone.name] = zone_heat(zone, snapshot)
-            self._move(zone.name, heat, elapsed_s, heat_ratio.get(zone.name, 1.0))
+            self._move(zone.name, heat, elapsed_s, heat_ratio.get(zone.name, 1.0), fresh)
         return readings
 
-    def _move(self, name: str, heat: ZoneHeat, elapsed_s: float, heat_ratio: float) -> None:
+    def _move(
+        self,
+        name: str,
+        heat: ZoneHeat,
+        elapsed_s: float,
+        heat_ratio: float,
+        fresh: frozenset[str],
+    ) -> None:
         ratio = self._ratio[name]
         if heat.excess_c is None:
             return  # Unknown is not cool: the budget stays, and the cycle raises nothing here.
@@ -109,10 +132,15 @@ class ZoneBudgets:
             start = ratio if name in self._hot else min(ratio, heat_ratio)
             cut = CUT_RATIO_PER_C_S * min(heat.excess_c, EXCESS_C_MAX) * elapsed_s
             self._ratio[name] = max(start * (1.0 - cut), BUDGET_RATIO_MIN)
-            self._hot.add(name)
-        elif heat.excess_c < -HYSTERESIS_C:
+            self._hot[name] = heat.warmest
+        elif heat.excess_c < -HYSTERESIS_C and self._may_recover(name, heat, fresh):
             self._ratio[name] = min(ratio + RECOVER_RATIO_PER_S * elapsed_s, 1.0)
-            self._hot.discard(name)
+            self._hot.pop(name, None)
+
+    def _may_recover(self, name: str, heat: ZoneHeat, fresh: frozenset[str]) -> bool:
+        """Whether enough of a zone is seen to call it cool: the one that was hot above all."""
+        hottest = self._hot.get(name, "")
+        return heat.seen_ratio >= self._seen_ratio_min and (not hottest or hottest in fresh)
 
     def ratio(self, zone: str) -> float:
         """Share of its capacity that `zone` may use now."""

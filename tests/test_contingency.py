@@ -52,8 +52,7 @@ def test_an_announcement_leaves_with_the_request_not_with_the_next_cycle() -> No
     assert [(item.domain, item.active, item.epoch) for item in emergencies] == [
         ("row-1", ("ups-a-lost",), 7)
     ]
-    _, again = row.order("contingency", contingency="ups-a-lost", on=True)
-    assert again == ()
+    assert row.step().emergencies == ()
 
 
 def test_an_emergency_names_everything_that_is_on_in_its_domain() -> None:

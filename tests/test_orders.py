@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from facility.wire import Mode, Request
+from facility.wire import Codec, Emergency, Mode, Request, Response, encode
 from tests.row import Row, ceilings, domain, site_of
 
 
@@ -72,7 +72,9 @@ def test_a_dry_run_answers_and_changes_nothing(row: Row) -> None:
     [
         ("brake", {"domain": "row-2"}, "did you mean 'row-1'"),
         ("brake", {}, "brake needs domain"),
-        ("release", {"domain": "row-1"}, "nothing to release"),
+        ("release", {"domain": "row-2"}, "did you mean 'row-1'"),
+        ("drain", {"node": "\x7f" * 200_000}, "no node is named"),
+        ("brake", {"domain": "x" * 2_000}, "no domain is named"),
         ("cap", {"domain": "row-1", "cap_w": -1.0}, "outside 0 to"),
         ("cap", {"domain": "row-1", "cap_w": 1e9}, "only lowers"),
         ("cap", {"domain": "row-1"}, "cap_w, a number of watts"),
@@ -91,6 +93,7 @@ def test_a_bad_request_is_refused_with_what_is_allowed(
     (response,), emergencies, _ = row.cycle.handle((request,), row.wall_s)
     assert response.status == "error"
     assert error in response.error
+    assert Codec().decode(encode(response), Response) == response
     assert response.data == {}
     assert emergencies == ()
     assert before == (
@@ -106,3 +109,32 @@ def test_every_request_is_an_event_for_the_audit(row: Row) -> None:
         ("ann", "brake", "warning")
     ]
     assert "row-9" in events[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("verb", "args"),
+    [("contingency", {"contingency": "ups-a-lost", "on": False}), ("release", {"domain": "row-1"})],
+)
+def test_an_end_is_always_announced_because_a_node_may_remember_what_we_do_not(
+    row: Row, verb: str, args: dict[str, str | float | bool]
+) -> None:
+    _, emergencies, _ = row.cycle.handle((Request(verb=verb, args=args),), row.wall_s)
+    assert [(item.domain, item.active) for item in emergencies] == [("row-1", ())]
+
+
+def test_a_contingency_that_the_site_file_lost_stands_until_somebody_ends_it(row: Row) -> None:
+    found = Emergency(domain="row-1", active=("old-name",), epoch=3, sequence=1, issued_at_s=0.0)
+    row.cycle.orders.adopt(found)
+    assert [item.active for item in row.step().emergencies] == [("old-name",)]
+    response, _ = row.order("contingency", contingency="old-name", on=True)
+    assert "can only end" in response.error
+    response, emergencies = row.order("contingency", contingency="old-name", on=False)
+    assert response.status == "ok"
+    assert [item.active for item in emergencies] == [()]
+
+
+def test_a_cap_is_the_lower_of_cap_and_what_a_failure_leaves_not_both(row: Row) -> None:
+    capacity_w = row.site.domains["aisle-1"].capacity_w
+    row.order("cap", domain="aisle-1", cap_w=0.85 * capacity_w)
+    row.order("contingency", contingency="air-handler-1-lost", on=True)
+    assert domain(row.step(), "aisle-1").capacity_w == pytest.approx(0.85 * capacity_w)

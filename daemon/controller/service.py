@@ -132,10 +132,10 @@ class ControllerService:
             await self._wait(next_s, stopping)
             if self._woken.is_set():
                 self._woken.clear()
-                self._serve_requests()
+                self._guarded(self._serve_requests)
             if clock.now_s() + 1e-6 < next_s:
                 continue
-            self._guarded_step()
+            self._guarded(self._step)
             next_s += period_s
             if clock.now_s() > next_s:
                 missed = int((clock.now_s() - next_s) / period_s) + 1
@@ -155,13 +155,13 @@ class ControllerService:
             for wait in waits:
                 wait.cancel()
 
-    def _guarded_step(self) -> None:
-        """One cycle. The only catch-all: a bug must not end the leases of a whole site in silence.
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do it. The only catch-all: a bug must not end the leases of a whole site in silence.
 
         Leases run out by themselves meanwhile, which is the safe side.
         """
         try:
-            self._step()
+            work()
         except Exception:
             self.failures_count += 1
             LOG.exception("event=cycle-failed failures=%d", self.failures_count)
@@ -171,7 +171,8 @@ class ControllerService:
                     severity="critical",
                     at_s=self._to.clock.wall_s(),
                     source="controller",
-                    sentence="a control cycle failed: leases run out; please report this as a bug",
+                    sentence="a control cycle or a request failed: leases run out if it stays so;"
+                    " please report this as a bug",
                 )
             )
 
@@ -185,6 +186,7 @@ class ControllerService:
         snapshot = self.inbox.snapshot(clock.now_s(), clock.wall_s(), self._cycle.orders.active)
         decision = self._cycle.step(snapshot)
         self._publish(decision)
+        self._keep_orders(clock.wall_s())
         self._cycles_count += 1
         for frame in self.inbox.take_frames():
             self._to.board.telemetry(frame)
