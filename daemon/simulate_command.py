@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from actuators.clocks import ClockActuator
 from daemon.config_file import read_config
 from daemon.exit_codes import EX_FAILED, EX_USAGE
 from facility.compiler import did_you_mean
@@ -178,7 +179,7 @@ def _run_all(
 
 
 def _one(scenario: Scenario, policy: PolicyName, seed: int, trace: Trace | None) -> Metrics:
-    return dict(run_scenario(scenario, policy, seed=seed, trace=trace))
+    return dict(run_scenario(scenario, policy, seed=seed, trace=trace, make_writer=ClockActuator))
 
 
 def _merged(runs: Sequence[Mapping[str, object]]) -> Metrics:

@@ -7,6 +7,7 @@ run to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,17 +16,22 @@ import msgspec
 from controllers.cycle import ControlCycle
 from controllers.inbox import Inbox
 from controllers.node import NodeBrain
+from controllers.node_hands import CeilingWriter
 from controllers.node_lease import NodeMemory
 from controllers.node_turn import take_turn
 from facility.config import AgentConfig
 from facility.example import agent_config
+from facility.ports import GpuPort
 from facility.topics import Topics
 from facility.topology import Site
-from facility.wire import Codec, Emergency, Event, Lease, Request, encode
-from simulator.hands import InlineHands
+from facility.wire import Codec, Emergency, Event, GpuIdentity, Lease, Request, encode
+from simulator.hands import InlineHands, PlainWriter
 from simulator.plant import Plant, PlantSettings
 from simulator.truth import ReportValue
 from simulator.watch import Watch
+
+MakeWriter = Callable[[GpuPort, GpuIdentity], CeilingWriter]
+"""What writes a GPU's ceiling and checks that it holds; the live one is in `actuators`."""
 
 WALL_START_S: Final = 1_700_000_000.0
 """The time of day at the start of a run; only messages show it."""
@@ -42,11 +48,16 @@ class Failure:
 class OfflineNode:
     """One node's brain on simulated GPUs. Messages reach it one step after they were sent."""
 
-    def __init__(self, config: AgentConfig, plant: Plant, *, sample_hz: float) -> None:
+    def __init__(
+        self, config: AgentConfig, plant: Plant, *, sample_hz: float, make_writer: MakeWriter
+    ) -> None:
         self.config = config
         self.brain = NodeBrain(config, session=f"offline-{config.node}", memory=NodeMemory())
         self._hands = InlineHands(
-            plant.host(config.node), sample_hz=sample_hz, sensors=plant.sensors(config.node)
+            plant.host(config.node),
+            sample_hz=sample_hz,
+            make_writer=make_writer,
+            sensors=plant.sensors(config.node),
         )
         self._codec = Codec()
         self._leases: list[bytes] = []
@@ -107,6 +118,7 @@ class OfflineRun:
         *,
         failure: Failure | None = None,
         sample_hz: float = 2.0,
+        make_writer: MakeWriter = PlainWriter,
     ) -> None:
         self.site = site
         self.plant = Plant(site, settings)
@@ -121,6 +133,7 @@ class OfflineRun:
                 msgspec.structs.replace(agent_config(site, name), sample_hz=sample_hz),
                 self.plant,
                 sample_hz=sample_hz,
+                make_writer=make_writer,
             )
             for name in site.nodes
         ]

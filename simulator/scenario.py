@@ -17,7 +17,8 @@ from facility.config import ControlConfig, PolicyName
 from facility.example import row_site
 from facility.topology import Site
 from facility.wire import Name
-from simulator.offline import Failure, OfflineRun
+from simulator.hands import PlainWriter
+from simulator.offline import Failure, MakeWriter, OfflineRun
 from simulator.plant import PlantSettings
 from simulator.trace import Trace
 from simulator.truth import ReportValue
@@ -106,7 +107,12 @@ def scenario_site(scenario: Scenario, policy: PolicyName) -> Site:
 
 
 def run_scenario(
-    scenario: Scenario, policy: PolicyName, *, seed: int, trace: Trace | None = None
+    scenario: Scenario,
+    policy: PolicyName,
+    *,
+    seed: int,
+    trace: Trace | None = None,
+    make_writer: MakeWriter = PlainWriter,
 ) -> dict[str, ReportValue | str]:
     """Run one policy of a scenario once; the same arguments give the same report.
 
@@ -126,7 +132,9 @@ def run_scenario(
         spread_s=scenario.load.spread_s,
         trace=trace,
     )
-    run = OfflineRun(site, settings, failure=failure, sample_hz=scenario.sample_hz)
+    run = OfflineRun(
+        site, settings, failure=failure, sample_hz=scenario.sample_hz, make_writer=make_writer
+    )
     report = run.run(scenario.duration_s)
     return {"verdict": verdict(report), **report}
 
