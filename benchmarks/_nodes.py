@@ -34,22 +34,23 @@ CONNECT_S: Final = 30.0
 
 
 class Stamps:
-    """Per GPU of all nodes: the ceiling now, and the first write since `forget`, with its time."""
+    """Per GPU of all nodes: the ceiling now, and when it first came down to a limit."""
 
     def __init__(self, nodes_count: int) -> None:
         count = nodes_count * GPUS_PER_NODE
         self.ceilings_mhz = memoryview(mmap.mmap(-1, 8 * count)).cast("q")
-        self.first_mhz = memoryview(mmap.mmap(-1, 8 * count)).cast("q")
+        self.limit_mhz = memoryview(mmap.mmap(-1, 8)).cast("q")
         self.first_ns = memoryview(mmap.mmap(-1, 8 * count)).cast("q")
 
     def wrote(self, place: int, ceiling_mhz: int) -> None:
         """A GPU was locked, now."""
-        if self.first_ns[place] == 0:
-            self.first_ns[place], self.first_mhz[place] = time.monotonic_ns(), ceiling_mhz
+        if self.first_ns[place] == 0 and ceiling_mhz <= self.limit_mhz[0]:
+            self.first_ns[place] = time.monotonic_ns()
         self.ceilings_mhz[place] = ceiling_mhz
 
-    def forget(self) -> None:
-        """From now on the next write of each GPU is its first."""
+    def forget(self, limit_mhz: int) -> None:
+        """From now on the next write at or below the limit is each GPU's first."""
+        self.limit_mhz[0] = limit_mhz
         for place in range(len(self.first_ns)):
             self.first_ns[place] = 0
 

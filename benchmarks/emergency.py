@@ -1,9 +1,8 @@
 """From an emergency message to the last of 64 nodes locked, over a real Mosquitto.
 
-Three figures, each over 100 repetitions or more. *Direct*: the message is published, 64 agents act
-from the ceilings in their leases. *Ordered*: an operator's request is published, the real
-controller answers with the emergency message. *One host*: one real agent of two processes over the
-C library, message to the last of its eight GPUs.
+Three figures. *Direct*: the message is published, 64 agents act from the ceilings in their leases.
+*Ordered*: an operator's request is published, the real controller answers with the message. *One
+host*: one real agent of two processes over the C library, message to the last of its eight GPUs.
 
 The 64 agents are the real actuators and links with a connection each, in two processes, one per
 core; on a site each has its own machine. A write takes no time here: on hardware each takes 10-20
@@ -15,6 +14,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ NODES_COUNT: Final = 64
 PROCESSES_COUNT: Final = 2
 REPETITIONS: Final = 120
 ORDERED_REPETITIONS: Final = 100
+HOST_REPETITIONS: Final = 60
 BUDGET_MS: Final = 50.0
 LOOK_S: Final = 0.25
 """Nobody looks while the nodes work."""
@@ -48,6 +50,8 @@ CONTINGENCY: Final = "ups-a-lost"
 DOMAIN: Final = "row-1"
 TOP_MHZ: Final = 1_980
 LEASED_MHZ: Final = 1_500
+BRAKE_MHZ: Final = 345
+LADDER_MHZ: Final = {f"contingency-{n}": 1_500 - 105 * n for n in range(1, 7)}
 ARMED_MHZ: Final = 1_005
 
 
@@ -60,53 +64,64 @@ def rows(what: str, took_ms: Sequence[float]) -> list[Figure]:
     ]
 
 
-def raised(stamps: Stamps, leased_mhz: int) -> bool:
-    """Whether every GPU is back at its lease."""
-    return all(mhz == leased_mhz for mhz in stamps.ceilings_mhz)
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that goes wrong: says so and returns when, in ns; then all must be at a limit."""
+
+    say: Callable[[], int]
+    limit_mhz: int
 
 
 def repeat(
     stamps: Stamps,
-    on: Callable[[], int],
+    steps: Sequence[Step],
     off: Callable[[], object],
     *,
     count: int,
     leased_mhz: int = LEASED_MHZ,
     rest_s: float = 0.05,
 ) -> list[float]:
-    """How long the last lock took after `on`, in ms, so many times; `rest_s` lies between two."""
-    took_ms = []
-    for number in range(count):
+    """How long the last lock took after each step, in ms, `count` times in all.
+
+    One step after the other lowers every GPU further; then all is well again until every node is
+    back at its lease, and for `rest_s` more.
+    """
+    took_ms: list[float] = []
+    while len(took_ms) < count:
         wait_until(
-            lambda: raised(stamps, leased_mhz), "all hold their leases", timeout_s=RAISED_S_MAX
+            lambda: all(mhz == leased_mhz for mhz in stamps.ceilings_mhz),
+            "all hold their leases",
+            timeout_s=RAISED_S_MAX,
         )
-        # not in step with anybody's second
-        time.sleep(rest_s + 0.037 * (number % 7))
-        stamps.forget()
-        begun_ns = on()
-        time.sleep(LOOK_S)
-        first_ns, first_mhz = list(stamps.first_ns), list(stamps.first_mhz)
-        if not all(first_ns) or not all(mhz < leased_mhz for mhz in first_mhz):
-            silent = sum(at_ns == 0 for at_ns in first_ns)
-            raise RuntimeError(f"{silent} GPUs were not locked {LOOK_S:g} s after the message")
-        took_ms.append((max(first_ns) - begun_ns) / 1e6)
+        time.sleep(rest_s)
+        for step in steps:
+            # not in step with anybody's second
+            time.sleep(0.05 + 0.037 * (len(took_ms) % 7))
+            stamps.forget(step.limit_mhz)
+            begun_ns = step.say()
+            time.sleep(LOOK_S)
+            silent = sum(at_ns == 0 for at_ns in stamps.first_ns)
+            if silent:
+                raise RuntimeError(f"{silent} GPUs were not locked {LOOK_S:g} s after the message")
+            took_ms.append((max(stamps.first_ns) - begun_ns) / 1e6)
         off()
     return took_ms
 
 
 def direct(site: Site, port: int) -> list[Figure]:
     """The emergency message itself."""
-    grants = Grants(LEASED_MHZ, 4.0, {CONTINGENCY: ARMED_MHZ})
-    granter = Granter(port, site.name, grants)
+    granter = Granter(port, site.name, Grants(LEASED_MHZ, 4.0, LADDER_MHZ))
+    names = tuple(LADDER_MHZ)
+    steps = [
+        Step(partial(granter.emergency, DOMAIN, *names[: place + 1]), LADDER_MHZ[name])
+        for place, name in enumerate(names)
+    ]
     configs = [agent_config(site, name, broker=BrokerConfig(port=port)) for name in site.nodes]
     with Nodes(configs, processes_count=PROCESSES_COUNT) as nodes:
         granter.start()
         try:
             took_ms = repeat(
-                nodes.stamps,
-                lambda: granter.emergency(DOMAIN, CONTINGENCY),
-                lambda: granter.emergency(DOMAIN),
-                count=REPETITIONS,
+                nodes.stamps, steps, lambda: granter.emergency(DOMAIN), count=REPETITIONS
             )
         finally:
             granter.stop()
@@ -131,11 +146,18 @@ def ordered(config: SiteConfig, site: Site, port: int, directory: Path) -> list[
     configs = [agent_config(site, name, broker=broker) for name in site.nodes]
     command = ampacity("controller", "--config", path)
 
-    def ask(*, on: bool) -> int:
-        args: dict[str, str | float | bool] = {"contingency": CONTINGENCY, "on": on}
-        request = Request(verb="contingency", by="bench", args=args)
-        return operator.say(operator.topics.request("contingency"), encode(request))
+    def ask(verb: str, **args: str | float | bool) -> int:
+        request = Request(verb=verb, by="bench", args=args)
+        return operator.say(operator.topics.request(verb), encode(request))
 
+    def lift() -> None:
+        ask("release", domain=DOMAIN)
+        ask("contingency", contingency=CONTINGENCY, on=False)
+
+    steps = [
+        Step(lambda: ask("contingency", contingency=CONTINGENCY, on=True), TOP_MHZ - 1),
+        Step(lambda: ask("brake", domain=DOMAIN), BRAKE_MHZ),
+    ]
     with (
         Nodes(configs, processes_count=PROCESSES_COUNT) as nodes,
         Process("controller", command, directory, None),
@@ -144,8 +166,8 @@ def ordered(config: SiteConfig, site: Site, port: int, directory: Path) -> list[
         try:
             took_ms = repeat(
                 nodes.stamps,
-                lambda: ask(on=True),
-                lambda: ask(on=False),
+                steps,
+                lift,
                 count=ORDERED_REPETITIONS,
                 leased_mhz=TOP_MHZ,
                 # leases that were granted while it was on hold what was decided then
@@ -164,7 +186,7 @@ def one_host(directory: Path, broker: Mosquitto) -> list[Figure]:
     took_ms = []
     try:
         with bench.agent() as agent:
-            for number in range(REPETITIONS):
+            for number in range(HOST_REPETITIONS):
                 wait_until(lambda: bench.all_at(LEASED_MHZ), "raised", but=agent.tail)
                 time.sleep(0.05 + 0.037 * (number % 7))
                 begun_ns = granter.emergency(DOMAIN, CONTINGENCY)
