@@ -83,6 +83,12 @@ class ControlCycle:
         self._cycles = 0
         self._sequence = 0
 
+    def lead_as(self, epoch: int) -> None:
+        """Go on under a higher epoch, and say every standing order again under it."""
+        assert epoch > self._epoch
+        self._epoch = epoch
+        self.orders.say_again()
+
     def handle(
         self, requests: Sequence[Request], wall_s: float
     ) -> tuple[tuple[Response, ...], tuple[Emergency, ...], tuple[Event, ...]]:

@@ -55,6 +55,10 @@ class Orders:
             "drain": self._drain,
         }
 
+    def say_again(self) -> None:
+        """Announce everything that is on once more: who listens may refuse an older epoch."""
+        self._again |= {domain for domain, active in self._announced.items() if active}
+
     def state(self) -> OrdersState:
         """What must survive a restart."""
         return OrdersState(

@@ -65,6 +65,8 @@ class Reporter:
         self._missing = frozenset(site.nodes)
         self._cycles_count = 0
         self._loose: frozenset[str] = frozenset()
+        self._stuck: frozenset[str] = frozenset()
+        self._stuck_told: frozenset[str] = frozenset()
         self._held = True
 
     def domains(self, outcome: Outcome) -> tuple[DomainState, ...]:
@@ -203,9 +205,27 @@ class Reporter:
             ("node-missing", "warning", name, f"{name}: {views[name].why_missing}")
             for name in sorted(missing - self._missing)
         ]
+        stuck = frozenset(
+            name
+            for name, view in views.items()
+            if self._holds(outcome, view) and name not in missing
+        )
+        found += [
+            (
+                "node-holds-contingency",
+                "critical",
+                name,
+                f"{name} holds {self._holds(outcome, views[name])}, which nobody has declared:"
+                " end it with `ampacity contingency NAME off` or `ampacity release DOMAIN`",
+            )
+            for name in sorted(stuck & self._stuck - self._stuck_told)
+        ]
+        self._stuck_told = (self._stuck_told | (stuck & self._stuck)) & stuck
+        self._stuck = stuck
         found += [
             ("node-back", "info", name, f"{name}: heard again")
             for name in sorted(self._missing - missing)
+            if self._cycles_count > START_CYCLES
         ]
         found += [
             (
@@ -216,13 +236,29 @@ class Reporter:
             )
             for name in sorted(loose - self._loose)
         ]
-        if outcome.situation.hold != self._held:
+        if outcome.situation.hold != self._held and self._cycles_count >= START_CYCLES:
             share = f"{100 * outcome.snapshot.missing_ratio:.0f} % of the site is silent"
             text = f"{share}: nothing is raised" if outcome.situation.hold else "the site is back"
             loud: Severity = "critical" if outcome.situation.hold else "info"
             found.append(("site-silent", loud, self._site.name, text))
         self._missing, self._loose, self._held = missing, loose, outcome.situation.hold
         return tuple(self._event(outcome, *item) for item in found)
+
+    def _holds(self, outcome: Outcome, view: NodeView) -> str:
+        """The contingency that a node's hardware is held by although it is not on; empty if none.
+
+        An order's own brake counts as on for every node below its domain.
+        """
+        if view.applied is None or view.info is None or view.applied.session != view.info.session:
+            return ""
+        kind, _, name = view.applied.reason.partition(":")
+        if kind != "contingency" or name in outcome.snapshot.active:
+            return ""
+        ordered = {
+            outcome.situation.fleet.domains[place] for place in np.flatnonzero(outcome.brake)
+        }
+        braked = name == "brake" and bool(ordered & set(view.node.ancestors))
+        return "" if braked else name
 
     def _event(
         self, outcome: Outcome, event: str, severity: Severity, subject: str, sentence: str

@@ -80,6 +80,24 @@ class Snapshot:
     nodes: Mapping[str, NodeView]
     active: frozenset[str]
 
+    def epoch_above(self, epoch: int) -> tuple[int, bool]:
+        """The highest epoch above `epoch` that a node obeys, and whether its leader still leads.
+
+        0 when there is none. A node that obeys a higher epoch and holds no lease has been left.
+        """
+        heard = [
+            view.applied
+            for view in self.nodes.values()
+            if view.applied is not None
+            and view.info is not None
+            and view.applied.session == view.info.session
+            and view.applied.epoch > epoch
+        ]
+        return (
+            max((applied.epoch for applied in heard), default=0),
+            all(applied.reason == "lease" for applied in heard),
+        )
+
     @property
     def missing_ratio(self) -> float:
         """Share of the site's nodes that are missing."""

@@ -142,6 +142,11 @@ class EmbeddedBroker:
         """The child's process number while it is there."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def died(self) -> bool:
+        """Whether the server has ended although nobody stopped it."""
+        return self._process is not None and self._process.returncode is not None
+
     async def start(self) -> None:
         """Start the server and return once it listens.
 

@@ -7,13 +7,14 @@ controller needs. Data goes to stdout, talk to stderr.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from daemon.exit_codes import EX_CONFIG, EX_SOFTWARE
+from daemon.exit_codes import EX_CONFIG, EX_FAILED, EX_SOFTWARE, EX_UNAVAILABLE
 from daemon.logs import set_up_logging
 from daemon.version import VERSION
 
@@ -88,7 +89,12 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Command]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    args, command = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        args, command = parse(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        return 130
+    except ModuleNotFoundError as error:
+        return _not_installed(error)
     set_up_logging(args.log_level or command.log_level)
     try:
         code = importlib.import_module(command.module).run(args)
@@ -105,8 +111,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _not_installed(error: ModuleNotFoundError) -> int:
+    """A GPU host has the agent alone: say which extra brings the rest."""
+    print(
+        f"ampacity: this command needs {error.name}, which is not installed: install"
+        " ampacity[controller], and ampacity[sim] for demo and simulate",
+        file=sys.stderr,
+    )
+    return EX_UNAVAILABLE
+
+
 def _failed(command: Command, error: Exception) -> int:
     """An error that a command did not answer itself: expected ones in a line, bugs in full."""
+    if isinstance(error, ModuleNotFoundError):
+        return _not_installed(error)
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
         print(f"ampacity {command.name}: {error}", file=sys.stderr)
@@ -114,6 +132,9 @@ def _failed(command: Command, error: Exception) -> int:
     if type(error).__name__ == "ConfigError":
         print(error, file=sys.stderr)
         return EX_CONFIG
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        print(f"ampacity {command.name}: cannot write the output: no space left", file=sys.stderr)
+        return EX_FAILED
     if isinstance(error, OSError) and error.filename is not None:
         print(f"ampacity {command.name}: {error.filename}: {error.strerror}", file=sys.stderr)
         return EX_CONFIG

@@ -91,7 +91,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"ampacity simulate: {error}", file=sys.stderr)
         return EX_FAILED
     started_s = time.monotonic()
-    runs = _run_all(scenario, policies, seeds, trace)
+    try:
+        runs = _run_all(scenario, policies, seeds, trace)
+    except ValueError as error:
+        print(f"ampacity simulate: {error}", file=sys.stderr)
+        return EX_FAILED
     results: dict[str, Metrics] = {
         policy: _merged([runs[policy, seed] for seed in seeds]) for policy in policies
     }

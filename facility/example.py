@@ -304,7 +304,7 @@ AGENT_COMMENTS: Final = {
     "": "The agent of one node, made from the site file: `ampacity config agent NODE --site FILE`.",
     "domains": "The node's ancestors: an emergency published for any of them is obeyed.",
     "contingencies": "The failures that concern this node: a lease carries a ceiling for each.",
-    "safe_ceiling_mhz": "Where the GPUs go by themselves: without a lease, and under a power brake.",
+    "safe_ceiling_mhz": "Where GPUs go by themselves: without a lease, and under a power brake.",
     "actuate": "With `actuate: false` the agent only watches, and the node counts at its worst"
     " case. What a clean stop leaves behind, `on_exit`, is hold, safe or restore.",
     "broker": "The MQTT broker. Secrets are files: password_file, key_file.",

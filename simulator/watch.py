@@ -72,7 +72,7 @@ class Watch:
 
     @property
     def emergency_reaction_s(self) -> float | None:
-        """From the failure until no domain carried more than its capacity; None if never."""
+        """From the failure to the last overload after it; None if one was still too recent."""
         if self.failed_at_s is None or self.plant.tree.tripped:
             return None
         if self.over_last_s is None:
@@ -110,6 +110,12 @@ def verdict(report: dict[str, ReportValue]) -> str:
         return (
             f"TRIPPED: {first['domain']} opened after {first['at_s']:.0f} s"
             f" ({peak}); {report['requests_lost']} requests were lost"
+        )
+    expired = report.get("leases_expired")
+    if isinstance(expired, int) and expired > 0:
+        return (
+            f"HELD, but {expired} leases ran out and their nodes went to the safe ceiling:"
+            f" no breaker tripped, {peak}; {report['requests_served']} requests served"
         )
     reaction_s = report.get("emergency_reaction_s")
     after = (

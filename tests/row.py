@@ -164,17 +164,19 @@ class Row:
         responses, emergencies, _ = self.cycle.handle((request,), self.wall_s)
         return responses[0], emergencies
 
-    def reports(self, node: str, cause: str) -> None:
-        """A node reports what became of its last write."""
+    def reports(
+        self, node: str, cause: str, *, epoch: int | None = None, reason: str = "lease"
+    ) -> None:
+        """A node reports what became of its last write, under whose epoch and for which reason."""
         self.send(
             self.topics.node(node, "applied"),
             Applied(
                 node=node,
                 session="s1",
                 decision_id="",
-                epoch=self.epoch,
+                epoch=epoch or self.epoch,
                 sequence=1,
-                reason="lease",
+                reason=reason,
                 applied_at_s=self.wall_s,
                 gpus={self.uuids(node)[0]: GpuApplied(requested_mhz=1005, cause=cause)},
             ),

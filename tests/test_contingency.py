@@ -126,3 +126,35 @@ def test_a_node_that_loses_its_last_feed_is_armed_with_the_brake() -> None:
     brake = row.site.nodes["n01"].model.gpu.brake_ceiling_mhz
     armed = {lease.contingency_ceilings_mhz["ups-b-lost"] for lease in decision.leases}
     assert armed == {brake}
+
+
+def test_a_new_leadership_says_every_standing_order_again_under_its_epoch() -> None:
+    row = Row(site_of())
+    row.run(3)
+    row.order("brake", domain="row-1")
+    row.cycle.lead_as(99)
+    decision = row.step()
+    assert [(item.active, item.epoch) for item in decision.emergencies] == [(("brake",), 99)]
+    assert {lease.epoch for lease in decision.leases} == {99}
+
+
+@pytest.mark.parametrize(
+    ("reason", "leads"), [("lease", True), ("lease-expired", False), ("contingency:x", False)]
+)
+def test_a_higher_epoch_is_seen_in_what_nodes_report(reason: str, leads: bool) -> None:
+    row = Row(site_of())
+    row.run(3)
+    row.reports("n01", "", epoch=9, reason=reason)
+    snapshot = row.inbox.snapshot(row.now_s, row.wall_s, frozenset())
+    assert snapshot.epoch_above(7) == (9, leads)
+    assert snapshot.epoch_above(9) == (0, True)
+
+
+def test_a_node_that_holds_what_nobody_declared_is_told_of_once() -> None:
+    row = Row(site_of())
+    row.run(12)
+    row.reports("n01", "", reason="contingency:forgotten")
+    told = [event for _ in range(5) for event in row.step().events]
+    held = [event for event in told if event.event == "node-holds-contingency"]
+    assert [(event.subject, event.severity) for event in held] == [("n01", "critical")]
+    assert "forgotten" in held[0].sentence

@@ -100,7 +100,8 @@ def test_brake_takes_every_node_to_its_brake_ceiling_until_release(
 
     released = ampacity("release", "row-1", *site.where)
     assert (released.code, released.out) == (0, "release row-1: its 2 nodes rise step by step\n")
-    assert ampacity("release", "row-1", *site.where).code == 1
+    # Again is no mistake: a node may remember a brake that the controller does not.
+    assert ampacity("release", "row-1", *site.where).code == 0
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(
@@ -109,9 +110,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     tried = ampacity("brake", "row-1", "--dry-run", *site.where)
     assert tried.out == "brake row-1: its 2 nodes would go to the brake ceiling\n"
     assert tried.code == 0
-    refused = ampacity("release", "row-1", *site.where)
-    assert (refused.code, refused.out) == (1, "")
-    assert refused.err == "ampacity release: no operator brakes 'row-1': nothing to release\n"
+    assert mode(ampacity("status", "--json", *site.where), "row-1") != "brake"
 
 
 def test_a_cap_lowers_a_capacity_and_only_that(site: LiveSite, ampacity: Shell) -> None:
@@ -196,7 +195,8 @@ def test_a_person_at_a_terminal_is_asked_before_a_domain_is_slowed(
     terminal.type("n\n")
     assert terminal.ended() == 1
     assert "nothing was done" in terminal.seen
-    assert ampacity("release", "row-1", *site.where).code == 1
+    # Again is no mistake: a node may remember a brake that the controller does not.
+    assert ampacity("release", "row-1", *site.where).code == 0
 
     terminal = Terminal("brake", "row-1", *site.where)
     terminal.until("Go on? [y/N]")

@@ -70,6 +70,9 @@ def run_agent(config_path: Path, *, version: str = "") -> int:
     except ConfigRefused as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
+    if os.geteuid() == 0 and config.user is None:
+        text = "event=io-as-root the I/O process runs as root: name an account as `user` in %s"
+        logging.getLogger(__name__).warning(text, config_path)
     descriptor = os.memfd_create("agent-config", 0)
     os.write(descriptor, msgspec.json.encode(config))
     os.lseek(descriptor, 0, os.SEEK_SET)

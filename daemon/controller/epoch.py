@@ -19,11 +19,11 @@ class EpochError(Exception):
     exit_code: Final = 78
 
 
-def next_epoch(directory: Path, *, wall_s: float) -> int:
+def next_epoch(directory: Path, *, wall_s: float, above: int = 0) -> int:
     """Return an epoch above every earlier one of this directory, recorded before it is returned.
 
     A first start begins at the time of day in seconds, so that a controller that is moved to a new
-    machine without its state is still above its predecessor.
+    machine without its state is still above its predecessor; `above` is one that was heard of.
 
     Raises:
         EpochError: the file is unreadable, damaged or cannot be written.
@@ -32,7 +32,7 @@ def next_epoch(directory: Path, *, wall_s: float) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         before = _read(path)
-        epoch = max(before + 1, int(wall_s))
+        epoch = max(before + 1, above + 1, int(wall_s))
         _write(path, epoch)
     except OSError as error:
         raise EpochError(f"cannot keep the epoch in {path}: {error.strerror or error}") from error

@@ -71,6 +71,7 @@ class ControllerProcess:
         self._ready_told = False
         self._bus: Bus | None = None
         self._history: History | None = None
+        self._service: ControllerService | None = None
 
     async def run(self) -> bool:
         """Run until a signal; returns whether to start again with fresh files.
@@ -126,12 +127,14 @@ class ControllerProcess:
                 routers=(router,),
                 after_cycle=self._after_cycle,
                 keep_orders=lambda state: write_orders(directory, state),
+                raise_epoch=lambda above: next_epoch(directory, wall_s=clock.wall_s(), above=above),
             ),
             name=config.controller,
             session=session,
             epoch=epoch,
             orders=orders,
         )
+        self._service = service
         service.subscribe()
         await bus.start()
         stack.push_async_callback(bus.stop)
@@ -159,7 +162,9 @@ class ControllerProcess:
         assert self._bus is not None
         assert self._history is not None
         error = self._history.counters().get("last_error")
+        silent = self._service is None or not self._service.inbox.accepted["telemetry"]
         return {
+            "snapshot": "no node has been heard yet" if silent else "",
             "broker": "" if self._bus.connected else self._bus.detail,
             "store": str(error or ""),
         }

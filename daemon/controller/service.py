@@ -17,6 +17,7 @@ from typing import Final, Literal
 from controllers.cycle import ControlCycle
 from controllers.inbox import Inbox
 from controllers.operator import OrdersState
+from controllers.snapshot import Snapshot
 from daemon.bus import Bus
 from daemon.clock import Clock
 from daemon.store.audit import Audit
@@ -38,6 +39,8 @@ from facility.wire import (
 LOG = logging.getLogger(__name__)
 
 ROUTER_TIMEOUT_S: Final = 2.0
+RIVAL_S: Final = 10.0
+"""Between two looks at a higher epoch: its leader needs time to show whether it renews leases."""
 STATE_REPEAT_CYCLES: Final = 5
 """An unchanged domain is told again this often, so that its time shows that somebody is there."""
 
@@ -49,7 +52,11 @@ def _forget(_orders: OrdersState) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the loop is wired to. `keep_orders` returns what went wrong, empty for nothing."""
+    """What the loop is wired to.
+
+    `keep_orders` returns what went wrong, empty for nothing. `raise_epoch` returns and records an
+    epoch above the one given.
+    """
 
     bus: Bus
     clock: Clock
@@ -59,6 +66,7 @@ class Surroundings:
     routers: Sequence[RouterPort] = ()
     after_cycle: Callable[[Decision], None] | None = None
     keep_orders: Callable[[OrdersState], str] = _forget
+    raise_epoch: Callable[[int], int] | None = None
 
 
 class ControllerService:
@@ -86,6 +94,7 @@ class ControllerService:
         self._cycle: ControlCycle | None = None
         self._woken = asyncio.Event()
         self._told: dict[str, tuple[object, int]] = {}
+        self._rival_told_s = -RIVAL_S
         self._routing: set[asyncio.Task[None]] = set()
         self._cycles_count = 0
         self.overruns_count = 0
@@ -184,6 +193,7 @@ class ControllerService:
             if emergency.epoch != self.epoch:
                 self._cycle.orders.adopt(emergency)
         snapshot = self.inbox.snapshot(clock.now_s(), clock.wall_s(), self._cycle.orders.active)
+        self._watch_rival(snapshot)
         decision = self._cycle.step(snapshot)
         self._publish(decision)
         self._keep_orders(clock.wall_s())
@@ -205,6 +215,33 @@ class ControllerService:
             self._tell(event)
         if self._to.after_cycle is not None:
             self._to.after_cycle(decision)
+
+    def _watch_rival(self, snapshot: Snapshot) -> None:
+        """Nodes that obey a higher epoch refuse every lease of ours.
+
+        While somebody leads under it this is told again and again; once nobody renews their
+        leases, this controller goes on above it.
+        """
+        epoch, leads = snapshot.epoch_above(self.epoch)
+        if not epoch or snapshot.now_s - self._rival_told_s < RIVAL_S:
+            return
+        self._rival_told_s = snapshot.now_s
+        words = f"nodes obey epoch {epoch}, above ours, {self.epoch}: another controller leads them"
+        if not leads and self._to.raise_epoch is not None:
+            assert self._cycle is not None
+            self.epoch = self._to.raise_epoch(epoch)
+            self._cycle.lead_as(self.epoch)
+            self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
+            words = f"nobody renews leases of epoch {epoch}: this controller leads as {self.epoch}"
+        self._tell(
+            Event(
+                event="epoch-above-ours",
+                severity="critical",
+                at_s=snapshot.wall_s,
+                source="controller",
+                sentence=words,
+            )
+        )
 
     def _counters(self) -> dict[str, float]:
         counters = self._to.bus.counters

@@ -6,6 +6,7 @@ arrives; between messages every node runs at its own deadlines.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import logging
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class DemoAgent:
         )
         self._link = AgentLink(self.bus, config, self._deliver)
         self._clock = clock
+        self.leases_expired = 0
 
     async def start(self) -> None:
         """Connect and begin."""
@@ -54,9 +56,12 @@ class DemoAgent:
 
     def cycle(self, incoming: tuple[Message, ...] = ()) -> None:
         """Run the actuator once and send what it has to say."""
+        before = self.actuator.brain.reason
         now_s, wall_s = self._clock.now_s(), self._clock.wall_s()
         for kind, payload in self.actuator.cycle(now_s, wall_s, incoming):
             self._link.send(kind, payload)
+        if self.actuator.brain.reason == "lease-expired" != before:
+            self.leases_expired += 1
 
     async def stop(self) -> None:
         """Leave: the hardware keeps what it has, the row ends with the run."""
@@ -93,5 +98,9 @@ class DemoAgents:
 
     async def stop(self) -> None:
         """Disconnect everybody."""
-        for agent in self.agents:
-            await agent.stop()
+        await asyncio.gather(*(agent.stop() for agent in self.agents))
+
+    @property
+    def leases_expired(self) -> int:
+        """How many leases have run out, by the nodes' own account and not by the bus's."""
+        return sum(agent.leases_expired for agent in self.agents)

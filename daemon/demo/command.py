@@ -39,7 +39,8 @@ request trace; at 60 % of the run one UPS fails. Ends with a verdict.
   ampacity demo --duration-s 120 --json  one JSON document on stdout
 
 Exits with 0 when the run has ended, whatever the verdict; 130 after Ctrl-C; 69 when the port is
-taken or the broker cannot start; 1 when the trace cannot be read.
+taken or the broker cannot start or dies; 1 when the trace cannot be read. `--port N` chooses
+another port for the page, 0 a free one.
 """
 
 
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         linger_s=0.0 if args.json else LINGER_S,
     )
     try:
-        report, interrupted = asyncio.run(_run(settings))
+        report, ended_by = asyncio.run(_run(settings))
     except (WebError, BrokerStartError) as error:
         print(f"ampacity demo: {error}", file=sys.stderr)
         return EX_UNAVAILABLE
@@ -128,19 +129,26 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report, allow_nan=False))
     else:
         print(_summary(report))
-    return 128 + signal.SIGINT if interrupted else 0
+    return 128 + ended_by if ended_by else 0
 
 
-async def _run(settings: DemoSettings) -> tuple[dict[str, object], bool]:
+async def _run(settings: DemoSettings) -> tuple[dict[str, object], int]:
     """Run on a loop whose Ctrl-C only asks for the end."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
     stage = Stage(settings)
+    ended_by: list[signal.Signals] = []
+
+    def end(number: signal.Signals) -> None:
+        ended_by.append(number)
+        stopping.set()
+        stage.leave()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end, number)
     teller = _Teller(settings)
     report = await stage.run(teller.tell, stopping)
-    return report, stage.interrupted
+    return report, ended_by[0] if stage.interrupted and ended_by else 0
 
 
 class _Teller:
@@ -182,7 +190,8 @@ class _Teller:
         if row.mode is not self._mode or stage.plant.now_s >= self._next_s:
             self._mode = row.mode
             self._next_s = stage.plant.now_s + self._every_s
-            print(self._line(stage, snapshot.leases), file=sys.stderr)
+            held = sum(item.expires_s > snapshot.now_s for item in snapshot.leases.values())
+            print(self._line(stage, held), file=sys.stderr)
 
     def _tell_events(self, events: tuple[Event, ...]) -> None:
         """Repeat what a person must see, oldest first; the page has the rest."""
@@ -192,13 +201,12 @@ class _Teller:
                 self._told.append(event)
                 print(f"{'':>9}! {event.sentence}", file=sys.stderr)
 
-    def _line(self, stage: Stage, leases: object) -> str:
+    def _line(self, stage: Stage, holders: int) -> str:
         truth = stage.plant.truth()
         load = max(
             (item for item in truth.domains.values() if item.kind in ("row", "feed")),
             key=lambda item: item.load_ratio,
         )
-        holders = len(leases) if isinstance(leases, dict) else 0
         mode = self._mode.value if self._mode else ""
         bar = _bar(load.load_ratio)
         return (
@@ -228,7 +236,7 @@ def _summary(report: dict[str, object]) -> str:
         ("requests_lost", "requests lost"),
         ("ttft_p99_s_high", "time to first token p99, high, s"),
         ("ttft_p99_s_low", "time to first token p99, low, s"),
-        ("throttle_events", "GPUs throttled by themselves"),
+        ("throttle_events", "times a GPU throttled itself"),
     ):
         value = report.get(key)
         shown = f"{value:.3f}" if isinstance(value, float) else "-" if value is None else value

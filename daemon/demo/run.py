@@ -22,7 +22,7 @@ from daemon.clock import SimulatedClock
 from daemon.controller.service import ControllerService, Surroundings
 from daemon.demo.agents import DemoAgent, DemoAgents
 from daemon.demo.settings import DemoSettings
-from daemon.embedded_broker import EmbeddedBroker
+from daemon.embedded_broker import BrokerStartError, EmbeddedBroker
 from daemon.store.audit import open_audit
 from daemon.store.history import open_history
 from daemon.version import VERSION
@@ -34,7 +34,7 @@ from facility.config import BrokerConfig, StoreConfig
 from facility.example import agent_config, row_site
 from facility.topics import COMMAND, Topics
 from facility.topology import Site
-from facility.wire import Codec, Event, Request, WireError, encode
+from facility.wire import Request, encode
 from simulator.plant import Plant, PlantSettings
 from simulator.watch import Watch, verdict
 
@@ -59,9 +59,14 @@ class Stage:
         self.watch = Watch(self.plant)
         self.url = ""
         self.interrupted = False
+        self._leave = asyncio.Event()
         self._topics = Topics(self.site.name)
-        self._codec = Codec()
         self._arrived_before: dict[str, int] = {}
+        self._embedded: EmbeddedBroker | None = None
+
+    def leave(self) -> None:
+        """Do not leave the verdict standing any longer."""
+        self._leave.set()
 
     async def run(self, progress: Progress, stopping: asyncio.Event) -> dict[str, object]:
         """Run to the end, or until `stopping`; returns the report."""
@@ -99,7 +104,7 @@ class Stage:
         await web.start()
         stack.push_async_callback(web.stop)
         self.url = web.url
-        embedded = await stack.enter_async_context(EmbeddedBroker())
+        embedded = self._embedded = await stack.enter_async_context(EmbeddedBroker())
         broker = BrokerConfig(host=embedded.host, port=embedded.port, keepalive_s=60)
         store = StoreConfig(directory=str(scratch))
         history = open_history(store, site=self.site.name, wall_s=self.clock.wall_s)
@@ -124,7 +129,6 @@ class Stage:
         )
         service.subscribe()
         monitor = await self._bus(stack, broker, "ampacity-demo-monitor")
-        monitor.subscribe(self._topics.event, self._heard)
         for connection in (bus, monitor):
             await connection.wait_connected(timeout_s=10.0)
         self.plant.start()
@@ -146,10 +150,6 @@ class Stage:
         config = msgspec.structs.replace(config, sample_hz=SAMPLE_HZ)
         return DemoAgent(config, self.plant, self.clock)
 
-    def _heard(self, _topic: str, payload: bytes, _retained: bool) -> None:
-        with contextlib.suppress(WireError):
-            self.watch.heard(self._codec.decode(payload, Event))
-
     async def _drive(
         self, monitor: Bus, agents: DemoAgents, progress: Progress, stopping: asyncio.Event
     ) -> None:
@@ -165,6 +165,9 @@ class Stage:
             self.clock.advance_to(self.plant.now_s)
             self.watch.look()
             agents.run_due(self.plant.now_s)
+            self.watch.leases_expired = agents.leases_expired
+            if self._embedded is not None and self._embedded.died:
+                raise BrokerStartError("the embedded broker died during the run")
             if self.plant.now_s - said_s >= TRAFFIC_S - 1e-9:
                 said_s = self.plant.now_s
                 self._show()
@@ -205,7 +208,11 @@ class Stage:
                     priority=name,
                     rate_per_s=(item.served - served_before) / TRAFFIC_S,
                     served_count=item.served,
-                    queued_count=0 if name == "high" else truth.requests_queued,
+                    queued_count=sum(
+                        node.queued
+                        for node in truth.nodes.values()
+                        if self.site.nodes[node.name].priority == name
+                    ),
                     lost_count=item.lost,
                     ttft_p50_s=item.last_minute.ttft_p50_s,
                     ttft_p99_s=item.last_minute.ttft_p99_s,
@@ -214,7 +221,8 @@ class Stage:
                 )
             )
         self.board.traffic(TrafficView(priorities=tuple(rows)))
-        self.board.run(self._view())
+        words = verdict(self.watch.report()) if self.plant.tree.tripped else None
+        self.board.run(self._view(words))
 
     def _view(self, words: str | None = None) -> RunView:
         return RunView(
@@ -245,7 +253,8 @@ class Stage:
     async def _linger(self) -> None:
         """Leave the verdict on the page for a moment."""
         if not self.interrupted:
-            await asyncio.sleep(self.settings.linger_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leave.wait(), self.settings.linger_s)
 
 
 def demo_site(settings: DemoSettings) -> Site:

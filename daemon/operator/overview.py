@@ -102,11 +102,15 @@ def overview(picture: Picture, *, broker: str, wall_s: float, away: str = "") ->
     nodes = _nodes(picture)
     live = any(domain.live for domain in domains)
     struck = [one for one in domains if one.mode in _RANK]
+    led = not controllers or any(one.leader for one in controllers)
+    heard = not domains or any(
+        not one.nodes_count or (one.nodes_missing_count or 0) < one.nodes_count for one in domains
+    )
     return Overview(
         site=picture.site,
         broker=broker,
         at_s=wall_s,
-        ok=live and not struck and not away,
+        ok=live and not struck and not away and led and heard,
         live=live and not away,
         headline=_headline(domains, struck, away=away),
         alarms=tuple(_alarms(controllers, domains, nodes, away)),

@@ -6,8 +6,8 @@ itself. Constants of the part come from the twin's table, so that both have one 
 
 from __future__ import annotations
 
-import contextlib
 import atexit
+import contextlib
 import ctypes
 import functools
 import mmap
