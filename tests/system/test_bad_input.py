@@ -166,15 +166,19 @@ def lonely(place: Place) -> Iterator[Process]:
 def test_a_service_waits_for_its_broker_and_says_so(place: Place, lonely: Process) -> None:
     url = f"http://{HOST}:{place.http_port}/readyz"
     wait_until(lambda: get(url)[0] == 503, "it is not ready", but=lonely.tail)
-    code, body = get(url)
-    reason = msgspec.json.decode(body)["checks"]["broker"]
-    assert code == 503
-    assert "refused" in reason
+
+    def check(name: str) -> str:
+        reason = msgspec.json.decode(get(url)[1])["checks"][name]
+        assert isinstance(reason, str)
+        return reason
+
+    assert "refused" in check("broker")
     assert "event=broker-unreachable" in lonely.log
     assert str(place.broker_port) in lonely.log
     with Mosquitto(place.directory / "broker", port=place.broker_port):
-        wait_until(lambda: get(url)[0] == 200, "it is ready", but=lonely.tail)
-    wait_until(lambda: get(url)[0] == 503, "the broker has gone again", but=lonely.tail)
+        wait_until(lambda: check("broker") == "", "it has its broker", but=lonely.tail)
+        assert check("snapshot") == "no node has been heard yet"
+    wait_until(lambda: check("broker") != "", "the broker has gone again", but=lonely.tail)
     assert lonely.terminate() == 0
 
 
