@@ -54,6 +54,8 @@ STEPS_PER_S: Final = 20
 SAMPLES_COUNT: Final = 10
 CORE_PERCENT_MAX: Final = 50.0
 CYCLE_MS_MAX: Final = 200.0
+QUEUES: Final = "max_queued_messages 10000\nmax_inflight_messages 100"
+"""As in `deploy/mosquitto`: by default Mosquitto drops births of a site of more than 1,000 nodes."""
 SESSION: Final = "bench"
 HISTOGRAM: Final = "ampacity_control_cycle_duration_seconds_bucket"
 MISSED: Final = "ampacity_control_cycles_missed_total"
@@ -190,6 +192,7 @@ class Voice:
         self._client.on_message = self._obey
         self.late_count = 0
         self.leases_count = 0
+        self.leased: set[str] = set()
 
     def start(self) -> None:
         """Connect, tell who is there, and begin."""
@@ -213,6 +216,7 @@ class Voice:
     def _obey(self, client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         self.leases_count += 1
         lease = self._codec.decode(bytes(message.payload), Lease)
+        self.leased.add(lease.node)
         topic, payload = self._crowd.obey(lease)
         client.publish(topic, payload, qos=1, retain=True)
 
@@ -249,7 +253,10 @@ def edge_ms(before: dict[float, float], after: dict[float, float], share: float)
 
 def whole(config: SiteConfig, site: Site) -> list[Figure]:
     """The real controller with everything around the cycle."""
-    with tempfile.TemporaryDirectory() as name, Mosquitto(Path(name) / "broker") as broker:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Mosquitto(Path(name) / "broker", extra=QUEUES) as broker,
+    ):
         directory, port = Path(name), take_free_port()
         (directory / "site.yaml").write_text(site_yaml(config))
         path = directory / "controller.yaml"
@@ -277,7 +284,12 @@ def _watched(controller: Process, voice: Voice, url: str) -> list[Figure]:
     def read() -> str:
         return httpx.get(url, timeout=30.0).text
 
-    wait_until(lambda: voice.leases_count > NODES_COUNT, "leases", but=controller.tail)
+    wait_until(
+        lambda: len(voice.leased) == NODES_COUNT,
+        "every node has a lease",
+        timeout_s=60.0,
+        but=controller.tail,
+    )
     time.sleep(WARM_UP_S)
     before, begun_cpu_s, begun_s = read(), cpu_s(controller.pid), time.monotonic()
     late_before, leases_before = voice.late_count, voice.leases_count
