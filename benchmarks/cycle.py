@@ -55,7 +55,7 @@ SAMPLES_COUNT: Final = 10
 CORE_PERCENT_MAX: Final = 50.0
 CYCLE_MS_MAX: Final = 200.0
 QUEUES: Final = "max_queued_messages 10000\nmax_inflight_messages 100"
-"""As in `deploy/mosquitto`: by default Mosquitto drops births of a site of more than 1,000 nodes."""
+"""As in `deploy/mosquitto`: Mosquitto by default drops births beyond 1,000 nodes."""
 SESSION: Final = "bench"
 HISTOGRAM: Final = "ampacity_control_cycle_duration_seconds_bucket"
 MISSED: Final = "ampacity_control_cycles_missed_total"
