@@ -100,7 +100,9 @@ class Bench:
         """An agent that is not started yet."""
         config = agent_config(self.site, NODE, broker=BrokerConfig(port=self.broker.port))
         state = str(self.directory / "state")
-        config = msgspec.structs.replace(config, state_dir=state, telemetry_s=telemetry_s)
+        config = msgspec.structs.replace(
+            config, state_dir=state, telemetry_s=telemetry_s, ramp_ratio_per_s=1.0
+        )
         path = self.directory / "agent.yaml"
         path.write_text(agent_yaml(config))
         command = ampacity("agent", "--config", path)

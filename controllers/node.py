@@ -20,6 +20,7 @@ from controllers.node_lease import (
     NodeMemory,
     contingency_ceiling_mhz,
 )
+from controllers.node_limits import Ramp
 from controllers.node_report import NodeReporter
 from controllers.node_view import NodeView
 from facility.config import AgentConfig
@@ -54,6 +55,7 @@ class NodeBrain:
         self.contingencies.keep_only(config.domains)
         self.events = EventLog(config.node)
         self.view = NodeView(config, self.events)
+        self.ramp = Ramp()
         self.reason = "no-lease"
         self._report = NodeReporter(self.view, self.book, session=session, version=version)
         self._remembered = memory
@@ -234,9 +236,12 @@ class NodeBrain:
 
     def _writes(self, now_s: float) -> tuple[CeilingWrite, ...]:
         caps_mhz, contingency, pulled = self._caps_mhz(now_s)
-        writable, hot, writes = self.view.writable, False, []
+        ramp_mhz = self._ramp_mhz(now_s, caps_mhz)
+        writable, hot, ramped, writes = self.view.writable, False, False, []
         for uuid, gpu in self.view.gpus.items():
-            target_mhz = min([self._cold_target_mhz(uuid, now_s), *caps_mhz])
+            target_mhz = self._cold_target_mhz(uuid, now_s)
+            if ramp_mhz is not None and ramp_mhz < target_mhz:
+                target_mhz, ramped = ramp_mhz, True
             heat_mhz = gpu.heat.ceiling_mhz
             if heat_mhz is not None and heat_mhz < target_mhz:
                 target_mhz, hot = heat_mhz, True
@@ -245,8 +250,17 @@ class NodeBrain:
             if writable and not gpu.lost and gpu.lock.due(target_mhz, now_s):
                 gpu.lock.asked(target_mhz, now_s)
                 writes.append(CeilingWrite(uuid, target_mhz))
-        self._name_reason(pulled, contingency, hot, now_s)
+        self._name_reason(pulled, contingency, hot, ramped, now_s)
         return tuple(writes)
+
+    def _ramp_mhz(self, now_s: float, caps_mhz: list[int]) -> int | None:
+        """What caps hold down now, or held down not long ago; None for nothing."""
+        clocks_mhz = [max(one.clocks_mhz, default=0) for one in self.view.identities]
+        top_mhz = max([self.config.safe_ceiling_mhz, *clocks_mhz])
+        rise_mhz = self.config.ramp_ratio_per_s * top_mhz
+        return self.ramp.limit_mhz(
+            now_s, min(caps_mhz, default=None), rise_mhz=rise_mhz, top_mhz=top_mhz
+        )
 
     def safe_writes(self, now_s: float) -> tuple[CeilingWrite, ...]:
         """What to leave behind on a clean stop: the safe ceiling, or what caps it now."""
@@ -258,7 +272,9 @@ class NodeBrain:
             writes.append(CeilingWrite(uuid, max(target_mhz, 1)))
         return tuple(writes)
 
-    def _name_reason(self, pulled: bool, contingency: str, hot: bool, now_s: float) -> None:
+    def _name_reason(
+        self, pulled: bool, contingency: str, hot: bool, ramped: bool, now_s: float
+    ) -> None:
         before = self.reason
         if pulled:
             self.reason = "brake"
@@ -267,7 +283,7 @@ class NodeBrain:
         elif hot:
             self.reason = "thermal"
         elif self.book.lease is not None:
-            self.reason = "lease"
+            self.reason = "ramp" if ramped else "lease"
         else:
             self.reason = "no-lease" if self.book.last is None else "lease-expired"
         if self.reason == before or not (pulled or self.reason == "thermal"):

@@ -1,6 +1,6 @@
-"""What a node limits by itself, whatever a lease says: heat of one GPU, and the power brake pin.
+"""What a node limits by itself, whatever a lease says: heat, the power brake pin, the way back up.
 
-Both only ever lower a ceiling. They act on readings of this node alone, and let go slowly.
+All of it only ever lowers a ceiling. It acts on what this node knows alone, and lets go slowly.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class HeatLimit:
         self.ceiling_mhz: int | None = None
         self._margin_c = math.inf
         self._stepped_s = -math.inf
+        self._throttle_s: float | None = None
 
     def observe(
         self,
@@ -58,21 +59,37 @@ class HeatLimit:
     ) -> None:
         """Take a reading. `running_mhz` is the clock seen, `wanted_mhz` the ceiling without heat.
 
-        A GPU that already slows down by itself goes to the floor at once.
+        A GPU that already slows down by itself goes to the floor at once. One that did so between
+        two looks, as its counter tells, is stepped down like one with too little margin.
         """
         margin_c = thermal_margin_c(medium)
-        slowed = bool(medium.event_reasons & _THERMAL_SLOWDOWN)
-        if slowed or (margin_c is not None and margin_c <= 0.0):
+        has_slowed = self._has_slowed(medium)
+        slows = bool(medium.event_reasons & _THERMAL_SLOWDOWN)
+        if slows or (margin_c is not None and margin_c <= 0.0):
             self.ceiling_mhz, self._stepped_s = floor_mhz, at_s
-        elif margin_c is not None and margin_c < margin_c_min:
-            worse = margin_c <= self._margin_c
+        elif has_slowed or (margin_c is not None and margin_c < margin_c_min):
+            worse = has_slowed or margin_c is None or margin_c <= self._margin_c
             if self.ceiling_mhz is None or worse or at_s - self._stepped_s >= HEAT_STEP_S:
                 self._step_down(running_mhz, wanted_mhz, floor_mhz)
                 self._stepped_s = at_s
-        elif margin_c is not None and margin_c >= margin_c_min + HEAT_RELEASE_C:
+        elif self._is_cool(margin_c, margin_c_min):
             self._release(at_s, wanted_mhz)
         if margin_c is not None:
             self._margin_c = margin_c
+
+    def _has_slowed(self, medium: MediumReading) -> bool:
+        """Whether the cumulative counter has risen; a fall is a driver reload."""
+        count_s, before_s = medium.thermal_throttle_s, self._throttle_s
+        if count_s is None or not math.isfinite(count_s):
+            return False
+        self._throttle_s = count_s
+        return before_s is not None and count_s > before_s
+
+    def _is_cool(self, margin_c: float | None, margin_c_min: float) -> bool:
+        """Whether something may be released. A part that never told a margin has only its bits."""
+        if margin_c is None:
+            return self._margin_c == math.inf
+        return margin_c >= margin_c_min + HEAT_RELEASE_C
 
     def _step_down(self, running_mhz: int, wanted_mhz: int, floor_mhz: int) -> None:
         # A ceiling above the clock that the GPU runs at would cool nothing.
@@ -119,3 +136,36 @@ class BrakeLatch:
     def is_pulled(self, now_s: float) -> bool:
         """Whether the pin was pulled within the last BRAKE_QUIET_S."""
         return now_s < self._until_s
+
+
+class Ramp:
+    """The way back up: a cap that ends lets go little by little, whatever a lease allows by then.
+
+    A lease may have been granted before the cap came, and everybody's load would come back at once.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing held back."""
+        self._level_mhz = math.inf
+        self._at_s = 0.0
+        self._is_bound = False
+
+    def limit_mhz(
+        self, now_s: float, cap_mhz: int | None, *, rise_mhz: float, top_mhz: int
+    ) -> int | None:
+        """The ceiling that holds now, None when nothing is held back any more.
+
+        Args:
+            now_s: monotonic clock.
+            cap_mhz: the lowest cap that is on, None without any.
+            rise_mhz: the rise in one second.
+            top_mhz: where the ramp ends: the highest clock.
+        """
+        elapsed_s = 0.0 if self._is_bound else max(now_s - self._at_s, 0.0)
+        risen_mhz = self._level_mhz + rise_mhz * elapsed_s
+        self._at_s = now_s
+        self._level_mhz = risen_mhz if cap_mhz is None else min(risen_mhz, cap_mhz)
+        self._is_bound = self._level_mhz == cap_mhz
+        if cap_mhz is None and self._level_mhz >= top_mhz:
+            self._level_mhz = math.inf
+        return None if self._level_mhz == math.inf else int(self._level_mhz)

@@ -95,7 +95,7 @@ class Snapshot:
         ]
         return (
             max((applied.epoch for applied in heard), default=0),
-            all(applied.reason == "lease" for applied in heard),
+            all(applied.reason in ("lease", "ramp") for applied in heard),
         )
 
     @property

@@ -186,7 +186,9 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
 
     `domains` are the node's ancestors: the agent obeys emergencies published for any of them.
     `on_exit` is what a clean stop leaves behind: `hold` the ceilings as they are, go to the `safe`
-    ceiling, or `restore` what was there before (unlocked, unless a lock was recorded).
+    ceiling, or `restore` what was there before (unlocked, unless a lock was recorded). After a
+    contingency or a brake the node's ceilings rise by at most `ramp_ratio_per_s` of the highest
+    clock each second, whatever its lease allows.
     """
 
     version: Literal[1]
@@ -202,6 +204,7 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
     sample_hz: Annotated[float, Meta(gt=0.0, le=10.0)] = 10.0
     telemetry_s: PeriodS = 1.0
     margin_c_min: Annotated[float, Meta(ge=0.0, le=50.0)] = 3.0
+    ramp_ratio_per_s: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.02
     call_timeout_s: Annotated[float, Meta(gt=0.0, le=60.0)] = 2.0
     user: str | None = None
     metrics_port: Port | None = None

@@ -137,6 +137,7 @@ def agent_config(site: Site, node: str, *, broker: BrokerConfig | None = None) -
         safe_ceiling_mhz=gpu.safe_ceiling_mhz,
         brake_ceiling_mhz=gpu.brake_ceiling_mhz,
         telemetry_s=site.control.telemetry_s,
+        ramp_ratio_per_s=site.control.raise_ratio_per_s,
         broker=broker or BrokerConfig(),
     )
 

@@ -191,8 +191,8 @@ class GpuApplied(Struct, frozen=True, kw_only=True):
 class Applied(Struct, frozen=True, kw_only=True, tag_field="type", tag="applied"):
     """What the hardware of a node reports after a write, with the decision that asked for it.
 
-    `reason` is what holds now: `lease`, `contingency:<name>`, `lease-expired`, `no-lease`,
-    `thermal`, `brake`.
+    `reason` is what holds now: `lease`, `ramp` (on the way up to the lease after something held the
+    node down), `contingency:<name>`, `lease-expired`, `no-lease`, `thermal`, `brake`.
     """
 
     node: Name

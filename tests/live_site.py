@@ -114,7 +114,9 @@ class Agents:
 def node_config(node: str, port: int, **changes: Any) -> AgentConfig:
     """The agent's file of one node."""
     broker = BrokerConfig(port=port)
-    return replace(agent_config(compile_site(SITE_CONFIG), node, broker=broker), **changes)
+    config = agent_config(compile_site(SITE_CONFIG), node, broker=broker)
+    # Nobody waits for a ramp here: what is over is over when the next test begins.
+    return replace(config, ramp_ratio_per_s=1.0, **changes)
 
 
 class LiveSite:

@@ -64,6 +64,7 @@ class FakeGpu:
         self.margin_c: float | None = 40.0
         self.event_reasons = 0
         self.brake_s = 0.0
+        self.thermal_throttle_s = 0.0
         self.read_error: GpuError | None = None
         self.write_error: GpuError | None = None
         self.power_w: float | None = None
@@ -88,7 +89,15 @@ class FakeGpu:
         return FastReading(power_w, self.clock_mhz, 700.0, self.brake_s, 0.0)
 
     def read_medium(self) -> MediumReading:
-        return MediumReading(50.0, self.margin_c, 55.0, 40.0, 1.0, 0.0, self.event_reasons)
+        return MediumReading(
+            50.0,
+            self.margin_c,
+            55.0,
+            None if self.margin_c is None else 40.0,
+            1.0,
+            self.thermal_throttle_s,
+            self.event_reasons,
+        )
 
     def read_slow(self) -> SlowReading:
         return SlowReading(700.0, 0)

@@ -192,8 +192,9 @@ def test_a_change_that_needs_a_restart_changes_nothing(change: dict[str, object]
 def test_an_emergency_of_a_domain_that_is_no_longer_above_us_is_forgotten() -> None:
     bench = leased()
     bench.step(2.0, emergencies=[emergency()])
-    bench.brain.reconfigure(agent_config(domains=("r1",)))
+    bench.brain.reconfigure(agent_config(domains=("r1",), ramp_ratio_per_s=1.0))
     bench.step(3.1)
+    bench.step(3.9)
     assert bench.ceilings() == [1800, 1800]
 
 

@@ -12,6 +12,7 @@ from tests.node_fakes import (
     BRAKE_MHZ,
     SAFE_MHZ,
     Bench,
+    agent_config,
     emergency,
     lease,
     leased,
@@ -43,15 +44,50 @@ def test_a_contingency_never_raises_a_ceiling() -> None:
     assert bench.ceilings() == [600, 600]
 
 
-def test_a_contingency_that_ends_returns_to_lease_or_safe_ceiling() -> None:
+def test_a_contingency_that_ends_lets_go_by_a_ramp_up_to_the_lease() -> None:
+    bench = started(ramp_ratio_per_s=0.1)  # 198 MHz a second
+    bench.step(1.0, leases=[lease(1800, lease_s=30.0)])
+    bench.step(2.0, emergencies=[emergency()])
+    bench.run(2.1, 9.9)
+    bench.step(10.0, emergencies=[emergency(False, sequence=2)])
+    assert bench.ceilings() == [900, 900]
+    for second in range(1, 5):
+        bench.run(9.1 + second, 10.0 + second)
+        highest = 900 + 198 * second
+        assert all(highest - 200 <= mhz <= highest for mhz in bench.ceilings())
+        assert bench.applied[-1].reason == "ramp"
+    bench.run(14.1, 16.0)
+    assert bench.ceilings() == [1800, 1800]
+    assert bench.applied[-1].reason == "lease"
+
+
+def test_a_lease_that_ends_on_the_way_up_ends_at_the_safe_ceiling() -> None:
     bench = leased()
     bench.step(2.0, emergencies=[emergency()])
     bench.step(3.1, emergencies=[emergency(False, sequence=2)])
-    assert bench.ceilings() == [1800, 1800]
-    bench.step(3.2, emergencies=[emergency(sequence=3)])
-    bench.step(4.0)
-    bench.step(5.0, emergencies=[emergency(False, sequence=4)])
+    bench.run(3.2, 60.0)
     assert bench.ceilings() == [SAFE_MHZ, SAFE_MHZ]
+    assert max(write.ceiling_mhz for _, write in bench.requests[2:]) <= 1800
+    assert bench.applied[-1].reason == "lease-expired"
+
+
+def test_a_contingency_that_ends_does_not_raise_a_lower_lease() -> None:
+    bench = leased(600)
+    bench.step(2.0, emergencies=[emergency()])
+    bench.step(3.1, emergencies=[emergency(False, sequence=2)])
+    bench.run(3.2, 3.9)
+    assert bench.ceilings() == [600, 600]
+    assert bench.applied[-1].reason == "lease"
+
+
+def test_a_contingency_that_comes_back_on_the_way_up_lowers_at_once() -> None:
+    bench = leased()
+    bench.step(2.0, emergencies=[emergency()])
+    bench.step(2.1, emergencies=[emergency(False, sequence=2)])
+    bench.run(2.2, 3.5)
+    assert bench.ceilings()[0] > 900
+    bench.step(3.6, emergencies=[emergency(sequence=3)])
+    assert bench.ceilings() == [900, 900]
 
 
 def test_a_contingency_that_nobody_computed_means_the_brake_ceiling() -> None:
@@ -68,11 +104,12 @@ def test_the_brake_always_means_the_brake_ceiling() -> None:
 
 
 def test_of_two_contingencies_the_lower_ceiling_holds() -> None:
-    bench = started()
+    bench = started(ramp_ratio_per_s=1.0)
     bench.step(1.0, leases=[lease(contingency_ceilings_mhz={"a": 900, "b": 750})])
     bench.step(2.0, emergencies=[emergency(contingency="a", also=("b",))])
     assert bench.ceilings() == [750, 750]
     bench.step(3.5, emergencies=[emergency(contingency="a", sequence=2)])
+    bench.step(3.9)
     assert bench.ceilings() == [900, 900]
 
 
@@ -88,21 +125,24 @@ def test_an_emergency_of_a_foreign_domain_is_refused() -> None:
     [(1, 9, "replayed"), (2, 4, "replayed"), (2, 5, "replayed"), (2, 6, ""), (3, 1, "")],
 )
 def test_an_old_message_does_not_end_an_emergency(epoch: int, sequence: int, refusal: str) -> None:
-    bench = leased()
+    bench = leased(ramp_ratio_per_s=1.0)
     bench.step(2.0, emergencies=[emergency(epoch=2, sequence=5)])
-    bench.step(3.5, emergencies=[emergency(False, epoch=epoch, sequence=sequence)])
+    bench.step(3.0, emergencies=[emergency(False, epoch=epoch, sequence=sequence)])
+    bench.step(3.9)
     assert bench.ceilings() == ([900] * 2 if refusal else [1800] * 2)
 
 
 def test_a_deposed_leader_may_begin_an_emergency_but_not_end_one() -> None:
-    bench = started()
+    bench = started(ramp_ratio_per_s=1.0)
     bench.step(1.0, leases=[lease(epoch=5)])
     bench.step(2.0, emergencies=[emergency(epoch=4, sequence=1)])
     assert bench.ceilings() == [900, 900]
-    bench.step(3.2, emergencies=[emergency(False, epoch=4, sequence=2)])
+    bench.step(2.5, emergencies=[emergency(False, epoch=4, sequence=2)])
+    bench.step(3.0)
     assert bench.ceilings() == [900, 900]
     assert bench.brain.refused == {"old-epoch": 1}
-    bench.step(3.3, emergencies=[emergency(False, epoch=5, sequence=1)])
+    bench.step(3.1, emergencies=[emergency(False, epoch=5, sequence=1)])
+    bench.step(3.9)
     assert bench.ceilings() == [1800, 1800]
 
 
@@ -117,19 +157,23 @@ def test_a_retained_emergency_that_comes_again_changes_nothing() -> None:
 def test_an_emergency_survives_a_restart() -> None:
     first = leased()
     first.step(2.0, emergencies=[emergency()])
-    second = Bench(memory=first.memories[-1], session="s2")
+    second = Bench(
+        memory=first.memories[-1], session="s2", config=agent_config(ramp_ratio_per_s=1.0)
+    )
     second.step(0.0)
     assert second.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]  # no lease has brought a table yet
     second.step(1.0, emergencies=[emergency()], leases=[lease(session="s2", sequence=2)])
+    second.step(2.0)
     assert second.ceilings() == [900, 900]
 
 
 def test_a_message_says_everything_that_is_on_in_its_domain() -> None:
     """Whoever missed some messages finds the whole truth in the last one."""
-    bench = started()
+    bench = started(ramp_ratio_per_s=1.0)
     bench.step(1.0, leases=[lease(contingency_ceilings_mhz={"a": 900, "b": 750})])
     bench.step(2.0, emergencies=[emergency(contingency="b")])
     bench.step(3.5, emergencies=[emergency(contingency="a", sequence=3)])
+    bench.step(3.9)
     assert bench.brain.contingencies.active == ("a",)
     assert bench.ceilings() == [900, 900]
 
@@ -210,7 +254,7 @@ def test_a_margin_that_is_no_number_changes_nothing() -> None:
     assert bench.ceilings() == [1800, 1800]
 
 
-def test_a_rising_brake_counter_brakes_the_node_until_it_is_quiet() -> None:
+def test_a_rising_brake_counter_brakes_the_node_until_it_is_quiet_then_it_rises_slowly() -> None:
     bench = started(telemetry_s=1.0)
     bench.host.gpus[1].brake_s = 0.05
     bench.step(0.1)
@@ -218,8 +262,41 @@ def test_a_rising_brake_counter_brakes_the_node_until_it_is_quiet() -> None:
     assert bench.applied[-1].reason == "brake"
     bench.run(0.2, BRAKE_QUIET_S)
     assert bench.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
-    bench.run(BRAKE_QUIET_S + 0.1, BRAKE_QUIET_S + 0.3)
+    bench.run(BRAKE_QUIET_S + 0.1, BRAKE_QUIET_S + 2.0)
+    rise_mhz = 2 * 0.02 * 1980
+    assert BRAKE_MHZ < max(bench.ceilings()) <= BRAKE_MHZ + rise_mhz
+    bench.run(BRAKE_QUIET_S + 2.1, BRAKE_QUIET_S + 25.0)
     assert bench.ceilings() == [SAFE_MHZ, SAFE_MHZ]
+
+
+def test_a_slowdown_between_two_looks_is_seen_by_its_counter() -> None:
+    bench = leased()
+    bench.host.gpus[0].thermal_throttle_s = 0.02
+    bench.run(1.1, 1.7)
+    assert BRAKE_MHZ < bench.ceilings()[0] < 1800
+    assert bench.ceilings()[1] == 1800
+    assert bench.applied[-1].reason == "thermal"
+
+
+def test_a_throttle_counter_that_stands_still_or_restarts_is_no_slowdown() -> None:
+    bench = Bench()
+    bench.host.gpus[0].thermal_throttle_s = 7.0
+    bench.step(0.0)
+    bench.step(1.0, leases=[lease()])
+    bench.host.gpus[0].thermal_throttle_s = 0.0
+    bench.run(1.1, 2.5)
+    assert bench.ceilings() == [1800, 1800]
+
+
+def test_a_part_without_margins_is_released_by_its_bits_alone() -> None:
+    bench = Bench()
+    bench.host.gpus[0].margin_c = None
+    bench.host.gpus[0].event_reasons = 0x40
+    bench.run(0.0, 1.0)
+    assert bench.ceilings()[0] < SAFE_MHZ
+    bench.host.gpus[0].event_reasons = 0
+    bench.run(1.1, 180.0, 0.5)
+    assert bench.ceilings()[0] == SAFE_MHZ
 
 
 def test_a_brake_counter_that_restarts_with_the_driver_is_no_brake() -> None:

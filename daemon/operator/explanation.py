@@ -25,6 +25,7 @@ from facility.wire import Applied, GpuReading, Lease, NodeInfo
 
 REASONS: Final = {
     "lease": "by its lease",
+    "ramp": "on its way up to its lease: what held it down is over",
     "lease-expired": "because its lease has expired: this is its safe ceiling",
     "no-lease": "because it has no lease: this is its safe ceiling",
     "thermal": "because it is close to its slowdown temperature",

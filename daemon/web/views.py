@@ -130,8 +130,8 @@ class LeaseView(Struct, frozen=True, kw_only=True):
     """What a node may do, and until when.
 
     `state` is the lease's own, by the controller's clock; `reason` is what the node says holds now:
-    `lease`, `lease-expired`, `no-lease`, `contingency:<name>`, `thermal`, `brake`. The MHz are the
-    highest among the node's GPUs, `cause` the first deviation that one of them reports.
+    `lease`, `ramp`, `lease-expired`, `no-lease`, `contingency:<name>`, `thermal`, `brake`. The MHz
+    are the highest among the node's GPUs, `cause` the first deviation that one of them reports.
     """
 
     state: Literal["valid", "expired", "none"]
