@@ -32,11 +32,16 @@ def next_epoch(directory: Path, *, wall_s: float, above: int = 0) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         before = _read(path)
-        epoch = max(before + 1, above + 1, int(wall_s))
+        epoch = epoch_after(before, wall_s=wall_s, above=above)
         _write(path, epoch)
     except OSError as error:
         raise EpochError(f"cannot keep the epoch in {path}: {error.strerror or error}") from error
     return epoch
+
+
+def epoch_after(before: int, *, wall_s: float, above: int) -> int:
+    """The next epoch: above the last one kept, above one heard of, and never below the time."""
+    return max(before + 1, above + 1, int(wall_s))
 
 
 def _read(path: Path) -> int:

@@ -133,23 +133,36 @@ class ControllerService:
     async def run(self, stopping: asyncio.Event) -> None:
         """Cycle until told to stop; drift-free, on the given clock."""
         clock, period_s = self._to.clock, self.site.control.cycle_s
-        self._cycle = ControlCycle(self.site, epoch=self.epoch, started_at_s=clock.now_s())
-        self._cycle.orders.restore(self._orders)
-        self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
+        self.begin()
         next_s = clock.now_s() + period_s
         while not stopping.is_set():
             await self._wait(next_s, stopping)
             if self._woken.is_set():
-                self._woken.clear()
-                self._guarded(self._serve_requests)
+                self.serve()
             if clock.now_s() + 1e-6 < next_s:
                 continue
-            self._guarded(self._step)
+            self.decide()
             next_s += period_s
             if clock.now_s() > next_s:
                 missed = int((clock.now_s() - next_s) / period_s) + 1
                 self.overruns_count += missed
                 next_s += missed * period_s
+
+    def begin(self) -> None:
+        """Take up the cycle with the orders of the last life, and say who leads."""
+        self._cycle = ControlCycle(self.site, epoch=self.epoch, started_at_s=self._to.clock.now_s())
+        self._cycle.orders.restore(self._orders)
+        self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
+
+    def serve(self) -> None:
+        """Carry out the requests that have come; nothing if none has."""
+        if self._woken.is_set():
+            self._woken.clear()
+            self._guarded(self._serve_requests)
+
+    def decide(self) -> None:
+        """One cycle."""
+        self._guarded(self._step)
 
     async def _wait(self, until_s: float, stopping: asyncio.Event) -> None:
         """Until the next cycle, a request, or the end."""

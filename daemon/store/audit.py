@@ -94,7 +94,7 @@ class Audit:
             retry_s_min=retry_s_min,
         )
         self._database = Database(path, AUDIT, wall_s=wall_s)
-        self._sink = _Sink(
+        self._sink = AuditSink(
             self._database,
             self._health,
             records_max=records_max,
@@ -188,8 +188,11 @@ class Audit:
         return self._writer.inbox.put(kind, item) and not self._health.failing
 
 
-class _Sink:
-    """What the writer thread does; used by that thread only, but for what says otherwise."""
+class AuditSink:
+    """What the writer thread does; used by that thread only, but for what says otherwise.
+
+    The fault machine runs it without a thread.
+    """
 
     def __init__(
         self,
