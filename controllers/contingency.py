@@ -13,6 +13,7 @@ import numpy as np
 
 from controllers.fitting import lowered_to_fit, stages_by_priority
 from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
+from controllers.patience import unnoticed_w
 
 
 class Prearmed:
@@ -99,6 +100,6 @@ class Prearmed:
                 stages,
                 below=row > 0.0,
                 load_w=load_w,
-                limit_w=float(capacity_w[domain]),
+                limit_w=float(capacity_w[domain]) - unnoticed_w(fleet, row, braked=True),
             )
         return ceiling_mhz

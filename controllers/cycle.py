@@ -8,19 +8,21 @@ argument.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
+from controllers.alarms import EnvelopeAlarms
 from controllers.contingency import Prearmed
 from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
-from controllers.ledger import Ledger
+from controllers.ledger import Clamped, Ledger
 from controllers.nodes_power import NodesPower
 from controllers.operator import Orders
 from controllers.policies import make_policy
 from controllers.policy import Proposal, Situation
+from controllers.reaction import HopWatch, ReactionMeter
 from controllers.report import Outcome, Reporter, headline
 from controllers.routing import Router
+from controllers.silence import is_mass_silence, is_unlocked
 from controllers.snapshot import NodeView, Snapshot, reported_ceiling_mhz
 from controllers.thermal import ZoneBudgets, ZoneHeat
 from facility.decisions import Decision
@@ -35,11 +37,6 @@ from facility.wire import (
     Routing,
 )
 from predictors.power import PowerForecaster
-
-MASS_NODES_MIN: Final = 3
-"""Fewer silent nodes than this are nodes, whatever share of a small site they are."""
-NEVER_HEARD_S: Final = 30.0
-"""A node that has not been heard for so long after a start may have no agent at all."""
 
 
 class ControlCycle:
@@ -60,7 +57,11 @@ class ControlCycle:
         self._policy = make_policy(
             control.policy, domain_count=len(site.domains), cycle_s=control.cycle_s
         )
-        self._ledger = Ledger(self._fleet, started_at_s=started_at_s, lease_s=control.lease_s)
+        self.reactions = ReactionMeter(control)
+        self._hops = HopWatch(control, self.reactions)
+        reaction = self.reactions.reaction
+        self._ledger = Ledger(self._fleet, started_at_s=started_at_s, reaction=reaction)
+        self._alarms = EnvelopeAlarms(grace_s=2.0 * reaction.without_control_s)
         self._forecaster = PowerForecaster(
             len(site.domains),
             cycle_s=control.cycle_s,
@@ -104,15 +105,22 @@ class ControlCycle:
             return ()
         return self.orders.announce(epoch=self._epoch, wall_s=wall_s)
 
+    def took(self, seconds: float) -> None:
+        """The last step took so long, from its snapshot until its leases had left."""
+        self._hops.took(seconds)
+
     def step(self, snapshot: Snapshot) -> Decision:
         """Decide once."""
-        now_s = snapshot.now_s
+        now_s, control = snapshot.now_s, self.site.control
         self._cycles += 1
+        self._hops.look(snapshot)
+        self._ledger.react_within(self.reactions.reaction)
         decision_id = f"{self._epoch}-{self._cycles}"
-        mass_silence = self._is_mass_silence(snapshot)
+        mass_silence = is_mass_silence(snapshot, control.missing_ratio_max)
         views = list(snapshot.nodes.values())
         missing = np.array([view.missing for view in views])
-        unlocked = np.array([self._unlocked(view, now_s, mass_silence) for view in views])
+        since_start_s = now_s - self._started_at_s
+        unlocked = np.array([is_unlocked(view, since_start_s, mass_silence) for view in views])
         movable = ~missing & ~unlocked
         self._welcome_back(views, movable)
         self._begin_contingencies(snapshot.active)
@@ -123,7 +131,9 @@ class ControlCycle:
         proposal = self._policy.propose(situation)
         brake = proposal.brake | self._ordered_brakes()
         blind = self._blind(heat)
-        ceiling_mhz = self._held(situation, proposal, brake, missing, blind)
+        held_mhz = self._held(situation, proposal, brake, missing, blind)
+        clamped = self._clamp(now_s, held_mhz, movable, unlocked)
+        ceiling_mhz = clamped.ceiling_mhz
         prearmed = self._prearm(situation, exposure_w, ceiling_mhz)
         leases = self._lease(snapshot, decision_id, movable, ceiling_mhz, prearmed)
         exposure_w = self._ledger.exposure_w(now_s, unlocked)
@@ -136,6 +146,7 @@ class ControlCycle:
             decision_id=decision_id,
             ceiling_mhz=self._ceiling_mhz,
             bound_by=proposal.bound_by,
+            leased_for=clamped.bound_by,
             brake=brake,
             exposure_w=exposure_w,
             heat=heat,
@@ -146,6 +157,7 @@ class ControlCycle:
         )
         domains = self._reporter.domains(outcome)
         nodes, events = self._reporter.nodes(outcome), self._reporter.events(outcome, domains)
+        events += self._alarms.step(snapshot, exceeded=clamped.exceeded, slow=self.reactions.slow)
         routing = self._route(outcome, domains)
         return Decision(
             decision_id=decision_id,
@@ -175,24 +187,6 @@ class ControlCycle:
             drained=frozenset(self.orders.drained),
         )
         return () if self.site.control.shadow else routing
-
-    def _is_mass_silence(self, snapshot: Snapshot) -> bool:
-        """Whether so much is silent at once that it must be the network and not the nodes."""
-        silent = sum(view.missing for view in snapshot.nodes.values())
-        ratio_max = self.site.control.missing_ratio_max
-        return silent >= MASS_NODES_MIN and snapshot.missing_ratio > ratio_max
-
-    def _unlocked(self, view: NodeView, now_s: float, mass_silence: bool) -> bool:
-        """Whether a node may run above any ceiling that was granted.
-
-        A node that falls silent by itself may have restarted without its lock. When much of the
-        site falls silent at once it is the network, and every agent that was there is going to its
-        safe ceiling; one that left on purpose, or was never heard for a while, is not known to.
-        """
-        if view.info is None:
-            return not mass_silence or now_s - self._started_at_s > NEVER_HEARD_S
-        left = view.missing and view.left
-        return not view.controllable or left or (view.missing and not mass_silence)
 
     def _welcome_back(self, views: list[NodeView], movable: BoolArray) -> None:
         """A node that can be moved again starts from where it says it is: un-capping is ramped."""
@@ -309,6 +303,16 @@ class ControlCycle:
         wanted = np.where(still, np.minimum(wanted, situation.ceiling_mhz), wanted)
         return np.where(missing, situation.ceiling_mhz, fleet.snap_mhz(wanted))
 
+    def _clamp(
+        self, now_s: float, proposed_mhz: IntArray, movable: BoolArray, unlocked: BoolArray
+    ) -> Clamped:
+        """What the ledger lets pass; everything where it is off, to compare policies."""
+        if not self.site.control.ledger:
+            return Clamped(proposed_mhz, ("",) * len(proposed_mhz), ())
+        return self._ledger.clamp(
+            now_s, proposed_mhz, movable=movable, unlocked=unlocked, active=self._active
+        )
+
     def _prearm(
         self, situation: Situation, exposure_w: FloatArray, ceiling_mhz: IntArray
     ) -> dict[str, IntArray]:
@@ -336,7 +340,7 @@ class ControlCycle:
         """Grant leases to whoever can hold one, each recorded before it is returned."""
         if self.site.control.shadow:
             return ()
-        leases = []
+        leases: list[Lease] = []
         for place in np.flatnonzero(movable):
             name = self._fleet.nodes[place]
             view = snapshot.nodes[name]
@@ -362,6 +366,7 @@ class ControlCycle:
                     contingency_ceilings_mhz=self._armed(int(place), prearmed),
                 )
             )
+        self._hops.leased(leases, snapshot.now_s)
         return tuple(leases)
 
     def _armed(self, place: int, prearmed: dict[str, IntArray]) -> dict[str, int]:

@@ -52,6 +52,7 @@ class _Heard:
     telemetry: NodeTelemetry | None = None
     received_at_s: float | None = None
     applied: Applied | None = None
+    applied_at_s: float | None = None
 
 
 class Inbox:
@@ -150,7 +151,7 @@ class Inbox:
                 if applied.node != name:
                     self._refuse(wall_s, name, "wrong-node", f"says node {applied.node}")
                     return
-                heard.applied = applied
+                heard.applied, heard.applied_at_s = applied, now_s
                 self._applied.append(applied)
             case _:
                 return
@@ -239,6 +240,7 @@ class Inbox:
             bool(why),
             why,
             why == "agent disconnected",
+            heard.applied_at_s,
         )
 
     def _why_missing(self, now_s: float, heard: _Heard) -> str:

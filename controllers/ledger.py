@@ -1,7 +1,9 @@
-"""Every limit that may still be in force, and the most that a domain could draw under them.
+"""Every limit that may still be in force, and what a domain could draw under all of them.
 
-Invariant: the exposure of a node is never below what any lease that it may still hold allows. A
-granted lease counts until its node's own clock must have ended it, however silent the node is.
+Stands between every policy and the wire. Invariants: the exposure of a node is never below what any
+lease that it may still hold allows; and no ceiling above the safe one is granted by which a domain,
+now or under one more declared failure, would be loaded beyond what its protection tolerates for as
+long as the reaction takes. Proposals are clamped to that, never trusted.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from typing import Final
 
 import numpy as np
 
+from controllers.fitting import Stage, lowered_to_fit
 from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
+from controllers.patience import LeaseLimits
+from controllers.reaction import Reaction
 
 GRANTS_PER_NODE_MAX: Final = 10_000
 """One per clock of the grid at most."""
-APPLY_S: Final = 0.2
-"""From the end of a lease until the safe ceiling is in force: 100 ms to write, and the clock's own
-settling (physics A.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +31,43 @@ class _Grant:
     expires_at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Clamped:
+    """Proposals as the ledger lets them pass.
+
+    `bound_by` has one text per node: what it was lowered for, empty where it was not. `exceeded`
+    names every domain whose rule does not hold although nothing above the safe ceiling is granted
+    anew: what is in force, or cannot be moved, is too much by itself.
+    """
+
+    ceiling_mhz: IntArray
+    bound_by: tuple[str, ...]
+    exceeded: tuple[str, ...]
+
+
 class Ledger:
-    """Remembers grants and answers with exposures.
+    """Remembers grants, answers with exposures, and clamps what is proposed.
 
     Times are the controller's monotonic clock. A lease counts at its node from the frame that it
     answers, and that frame was received after it was sampled: `received_at_s + lease_s` therefore
     bounds the expiry without any agreement between clocks.
     """
 
-    def __init__(self, fleet: Fleet, *, started_at_s: float, lease_s: float) -> None:
+    def __init__(self, fleet: Fleet, *, started_at_s: float, reaction: Reaction) -> None:
         self._fleet = fleet
+        self._reaction = reaction
+        self._limits = LeaseLimits(fleet)
         self._grants: list[deque[_Grant]] = [deque() for _ in fleet.nodes]
         # An earlier controller may have granted anything up to the highest clock just before this
         # one started, so until such a lease has surely ended every node counts as unlocked.
-        self._inherited_until_s = started_at_s + lease_s
+        self._inherited_until_s = started_at_s + reaction.lease_s
+
+    def react_within(self, reaction: Reaction) -> None:
+        """From now on the reaction takes this long: what was measured may be worse than promised.
+
+        Leases that are granted already keep the end that was computed for them.
+        """
+        self._reaction = reaction
 
     def grant(self, node: int, *, ceiling_mhz: int, expires_at_s: float) -> None:
         """Record a lease before it is sent.
@@ -50,7 +75,8 @@ class Ledger:
         Grants that this one covers, not higher and not longer, need not be remembered: what is
         left falls in ceiling, and there are not more clocks than places.
         """
-        grant = _Grant(ceiling_mhz, expires_at_s + APPLY_S)
+        ends_s = expires_at_s + self._reaction.expire_s + self._reaction.settle_s
+        grant = _Grant(ceiling_mhz, ends_s)
         grants = self._grants[node]
         while (
             grants
@@ -88,3 +114,69 @@ class Ledger:
         """
         ceiling_mhz = np.where(unlocked, self._fleet.clock_mhz_max, self.ceiling_mhz(now_s))
         return self._fleet.worst_case_w(ceiling_mhz.astype(np.int64))
+
+    def clamp(
+        self,
+        now_s: float,
+        proposed_mhz: IntArray,
+        *,
+        movable: BoolArray,
+        unlocked: BoolArray,
+        active: frozenset[str],
+    ) -> Clamped:
+        """The highest ceilings, none above those proposed, whose grant the rule allows.
+
+        Twice: for the time when what is in force has ended and only the new leases hold, and for
+        now, when a node may still use the higher of both. A ceiling that is in force already is
+        not lowered for the sake of now: that would not end it.
+
+        Args:
+            now_s: monotonic time.
+            proposed_mhz: what the policy wants, per node.
+            movable: nodes that a lease can be granted to.
+            unlocked: nodes that count at their highest clock.
+            active: contingencies that are on.
+        """
+        fleet = self._fleet
+        rows = self._limits.rows(active, self._reaction)
+        in_force_mhz = np.where(unlocked, fleet.clock_mhz_max, self.ceiling_mhz(now_s))
+        # A lease below the safe ceiling ends at the safe ceiling.
+        later_mhz = np.where(movable, fleet.safe_ceiling_mhz, in_force_mhz)
+        bound_by = np.full(len(fleet.nodes), -1, dtype=np.int64)
+        wanted_mhz = proposed_mhz
+        for held_mhz in (later_mhz.astype(np.int64), in_force_mhz.astype(np.int64)):
+            may = movable & (wanted_mhz > held_mhz)
+            stages = [
+                Stage(may & fleet.low_priority, held_mhz),
+                Stage(may & ~fleet.low_priority, held_mhz),
+            ]
+            for row in self._over(rows.load, rows.limit_w, np.maximum(wanted_mhz, held_mhz)):
+                share = rows.load[row]
+
+                def load_w(
+                    trial_mhz: IntArray, share: FloatArray = share, held_mhz: IntArray = held_mhz
+                ) -> float:
+                    return float(share @ fleet.worst_case_w(np.maximum(trial_mhz, held_mhz)))
+
+                lowered = lowered_to_fit(
+                    fleet,
+                    wanted_mhz,
+                    stages,
+                    below=share > 0.0,
+                    load_w=load_w,
+                    limit_w=float(rows.limit_w[row]),
+                )
+                bound_by[lowered < wanted_mhz] = row
+                wanted_mhz = lowered
+        exceeded = self._over(rows.load, rows.limit_w, np.maximum(wanted_mhz, in_force_mhz))
+        return Clamped(
+            wanted_mhz,
+            tuple(rows.names[row] if row >= 0 else "" for row in bound_by.tolist()),
+            tuple(rows.names[row] for row in exceeded),
+        )
+
+    def _over(self, load: FloatArray, limit_w: FloatArray, ceiling_mhz: IntArray) -> list[int]:
+        """Rows whose limit the worst case exceeds, those of fewest nodes first."""
+        exposure_w = self._fleet.worst_case_w(ceiling_mhz.astype(np.int64))
+        over = np.flatnonzero(load @ exposure_w > limit_w)
+        return sorted(over.tolist(), key=lambda row: int(np.count_nonzero(load[row])))

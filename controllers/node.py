@@ -60,6 +60,7 @@ class NodeBrain:
         self._report = NodeReporter(self.view, self.book, session=session, version=version)
         self._remembered = memory
         self._begun = False
+        self._deadline_s = math.inf
 
     @property
     def lease(self) -> Lease | None:
@@ -134,6 +135,7 @@ class NodeBrain:
             self._begun = True
             self._report.begin(now_s, wall_s)
         self.events.wall_s = wall_s
+        self._report.late(now_s - self._deadline_s)
         # Before the readings: whatever is judged below must not rest on a lease that is over.
         self._expire(now_s)
         self.view.see(inputs.hands, now_s, self._cold_target_mhz)
@@ -141,15 +143,16 @@ class NodeBrain:
             self._obey(emergency, now_s)
         for lease in inputs.leases:
             self._take(lease, now_s)
-        writes = self._writes(now_s)
-        return NodeOutputs(
-            writes=writes,
+        outputs = NodeOutputs(
+            writes=self._writes(now_s),
             memory=self._new_memory(),
             info=self._report.info(now_s),
             telemetry=self._report.frame(now_s, wall_s),
             applied=self._report.applied(now_s, wall_s, self.reason),
             events=self.events.drain(),
         )
+        self._deadline_s = self.next_deadline_s()
+        return outputs
 
     def _obey(self, emergency: Emergency, now_s: float) -> None:
         before = set(self.contingencies.active)

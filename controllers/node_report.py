@@ -31,6 +31,7 @@ class NodeReporter:
         self._version = version
         self._started_wall_s = 0.0
         self._patience_s = math.inf
+        self._late_s = 0.0
         self._generation = -1
         self._told_info: tuple[object, ...] | None = None
         self._told_applied: tuple[object, ...] | None = None
@@ -83,6 +84,10 @@ class NodeReporter:
             cannot_actuate_because=because,
         )
 
+    def late(self, late_s: float) -> None:
+        """The node was stepped so long after its deadline; the worst of it goes into a frame."""
+        self._late_s = max(self._late_s, late_s)
+
     def frame(self, now_s: float, wall_s: float) -> NodeTelemetry | None:
         """The next frame when its time has come; its time is what a lease counts from."""
         if now_s < self.frame_due_s:
@@ -92,6 +97,7 @@ class NodeReporter:
         if self.frame_due_s <= now_s:
             self.frame_due_s = now_s + config.telemetry_s
         self.seq += 1
+        late_s, self._late_s = self._late_s, 0.0
         self._book.sampled(self.seq, now_s)
         sensors = self._view.report.sensors
         return NodeTelemetry(
@@ -112,6 +118,7 @@ class NodeReporter:
             ),
             node_power_w=bounded(sensors.node_power_w, 0.0, 500_000.0),
             inlet_temperature_c=bounded(sensors.inlet_temperature_c, -60.0, 200.0),
+            late_s=round(late_s, 4),
         )
 
     def applied(self, now_s: float, wall_s: float, reason: str) -> Applied | None:

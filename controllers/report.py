@@ -5,8 +5,10 @@ Reads what was decided and decides nothing; remembers only what it has told befo
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -32,6 +34,7 @@ _SEVERITY: Final[dict[Mode, Severity]] = {
 class Outcome:
     """One finished cycle, as the reporter reads it. Nodes (n) and domains (d) in site order.
 
+    `leased_for` says per node what the ledger lowered it for, empty where it did not.
     `prearmed_mhz` is 0 for nodes that a contingency does not concern.
     """
 
@@ -40,6 +43,7 @@ class Outcome:
     decision_id: str
     ceiling_mhz: IntArray  # n
     bound_by: IntArray  # n
+    leased_for: tuple[str, ...]  # n
     brake: BoolArray  # d
     exposure_w: FloatArray  # n
     heat: dict[str, ZoneHeat]
@@ -142,6 +146,9 @@ class Reporter:
         missing = int(np.count_nonzero(outcome.missing & below))
         if missing:
             causes.append(f"{missing} missing at worst case")
+        bound = Counter(filter(None, compress(outcome.leased_for, below.tolist())))
+        for row, count in bound.most_common(1):
+            causes.append(f"{count} leased no higher for {row}")
         if outcome.situation.hold:
             causes.append("too much of the site is silent: nothing is raised")
         return tuple(causes)
@@ -164,6 +171,8 @@ class Reporter:
             sentence = f"uncontrollable: {view.why_uncontrollable}"
         elif domain >= 0:
             sentence = f"{ceiling_mhz} MHz: held by {fleet.domains[domain]}"
+        elif outcome.leased_for[place]:
+            sentence = f"{ceiling_mhz} MHz: no higher lease for {outcome.leased_for[place]}"
         elif ceiling_mhz < int(fleet.clock_mhz_max[place]):
             sentence = f"{ceiling_mhz} MHz: on its way up"
         else:

@@ -14,8 +14,8 @@ class NodeView:
     """One node as last heard.
 
     `received_at_s` is the controller's monotonic time of the last frame, None when there was none
-    in this session. `left` means that its agent said goodbye. `missing` means too old, lost or
-    never heard: the node counts at worst case.
+    in this session; `applied_at_s` that of `applied`. `left` means that its agent said goodbye.
+    `missing` means too old, lost or never heard: the node counts at worst case.
     """
 
     node: Node
@@ -26,6 +26,7 @@ class NodeView:
     missing: bool
     why_missing: str = ""
     left: bool = False
+    applied_at_s: float | None = None
 
     @property
     def controllable(self) -> bool:

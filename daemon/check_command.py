@@ -1,62 +1,39 @@
-"""`ampacity check FILE...`: every problem of a configuration, or what a clean site adds up to.
+"""`ampacity check FILE...`: every problem of a configuration, and the lease proof of a site.
 
-Reads and prints; it changes nothing. The table compares worst cases with capacities at rest. It is
-no proof that no lease can trip a breaker.
+Reads and prints; it changes nothing. The proof itself is in `controllers.proof`, and a controller
+runs the same one before it actuates.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 import msgspec
 
+from controllers.proof import ProofRow, prove
 from daemon.config_file import read_config, shown
+from daemon.controller.refusal import proof_error
 from facility.config import AgentConfig, SiteConfig
-from facility.loader import ConfigError, ConfigProblem, load_any
-from facility.topology import Node, Site
+from facility.loader import ConfigError, load_any
+from facility.topology import Site
 
 EXIT_OK: Final = 0
 EXIT_PROBLEMS: Final = 1
-ROUNDING_RATIO: Final = 1e-9
-"""What sums of floats may be off: a load that equals its capacity is within it."""
-NORMAL: Final = "normal"
-"""What the state without any contingency is called."""
 
 DESCRIPTION: Final = """\
 Checks site, agent and controller files, told apart by their keys, and prints every problem as
-path:line: key: what is wrong, what is allowed. `-` reads standard input. For a site without
-problems it prints each domain's worst case against its capacity, at full clocks, at the safe
-ceilings and at the brake, normally and under each contingency that changes it.
+path:line: key: what is wrong, what is allowed. `-` reads standard input. For a site it prints the
+lease proof: a row for each domain, normally and under each contingency that changes it, with the
+worst case at the brake, at safe ceilings and at full leases, how long the protection tolerates
+that, how long the reaction takes, and PASS or FAIL with what would pass.
 
-exit codes: 0 clean, 1 problems, 2 usage
+exit codes: 0 clean, 1 problems or a proof that fails, 2 usage
 example: ampacity check /etc/ampacity/site.yaml
 """
-
-
-@dataclass(frozen=True, slots=True)
-class DomainLoad:
-    """Worst cases of all nodes below one domain, in one state of the site, against its capacity."""
-
-    domain: str
-    state: str
-    capacity_w: float
-    full_w: float
-    safe_w: float
-    brake_w: float
-
-    @property
-    def warning(self) -> str:
-        """What is unsafe about it, as a sentence; empty when nothing is."""
-        for what, power_w in (("the brake ceiling", self.brake_w), ("safe ceilings", self.safe_w)):
-            if power_w > self.capacity_w * (1.0 + ROUNDING_RATIO):
-                return (
-                    f"{self.domain}, {self.state}: at {what} the worst case, {_kw(power_w)} kW,"
-                    f" exceeds the capacity, {_kw(self.capacity_w)} kW"
-                )
-        return ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,122 +56,129 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK if all(report["ok"] for report in reports) else EXIT_PROBLEMS
 
 
-def site_loads(site: Site) -> list[DomainLoad]:
-    """Each domain normally, then under each contingency that changes its capacity or its load."""
-    rows = [_load(site, name, NORMAL, frozenset()) for name in site.domains]
-    before = {row.domain: row for row in rows}
-    for contingency in site.contingencies:
-        active = frozenset({contingency})
-        for name in site.domains:
-            row = _load(site, name, contingency, active)
-            same = (row.capacity_w, row.full_w) == (before[name].capacity_w, before[name].full_w)
-            if not same:
-                rows.append(row)
-    return rows
-
-
-def _load(site: Site, domain: str, state: str, active: frozenset[str]) -> DomainLoad:
-    shares = site.shares(active)[domain]
-    below = [(site.nodes[name], share) for name, share in shares.items()]
-    return DomainLoad(
-        domain=domain,
-        state=state,
-        capacity_w=site.capacity_w(domain, active),
-        full_w=sum(share * node.model.power_w_max for node, share in below),
-        safe_w=sum(share * _at(node, node.model.gpu.safe_ceiling_mhz) for node, share in below),
-        brake_w=sum(share * _at(node, node.model.gpu.brake_ceiling_mhz) for node, share in below),
-    )
-
-
-def _at(node: Node, ceiling_mhz: int) -> float:
-    return node.model.worst_case_w(ceiling_mhz)
-
-
 def _check(path: str) -> dict[str, Any]:
     """One file's report, in the shape that `--json` prints."""
     name = shown(path)
     try:
-        loaded = load_any(read_config(path), name)
+        text = read_config(path)
+        loaded = load_any(text, name)
     except ConfigError as error:
-        return {
-            "path": name,
-            "ok": False,
-            "problems": [_problem(problem) for problem in error.problems],
-        }
+        return {"path": name, "ok": False, "problems": _problems(error)}
     if isinstance(loaded, tuple):
-        return {"path": name, "ok": True, "kind": "site", **_summary(*loaded)}
+        return _site_report(text, name, *loaded)
     kind = "agent" if isinstance(loaded, AgentConfig) else "controller"
     return {"path": name, "ok": True, "kind": kind}
 
 
-def _problem(problem: ConfigProblem) -> dict[str, str | int]:
-    return {**asdict(problem), "message": str(problem)}
+def _problems(error: ConfigError) -> list[dict[str, str | int]]:
+    return [{**asdict(problem), "message": str(problem)} for problem in error.problems]
 
 
-def _summary(config: SiteConfig, site: Site) -> dict[str, Any]:
-    loads = site_loads(site)
-    return {
+def _site_report(text: str, name: str, config: SiteConfig, site: Site) -> dict[str, Any]:
+    proof = prove(site)
+    report: dict[str, Any] = {
+        "path": name,
+        "ok": proof.passed,
+        "kind": "site",
         "site": site.name,
         "nodes_count": len(site.nodes),
         "gpus_count": sum(node.model.gpu_count for node in site.nodes.values()),
         "policy": config.control.policy,
-        "domains": [_ratios(row) for row in loads],
-        "warnings": [row.warning for row in loads if row.warning],
+        "ledger": config.control.ledger,
+        "lease_s": config.control.lease_s,
+        "reaction_margin_ratio": proof.reaction.margin_ratio,
+        "with_control_s": proof.reaction.with_control_s,
+        "without_control_s": proof.reaction.without_control_s,
+        "proof": [_row(row) for row in proof.rows],
     }
+    if not proof.passed:
+        report["problems"] = _problems(proof_error(text, name, config, proof))
+    return report
 
 
-def _ratios(row: DomainLoad) -> dict[str, Any]:
-    loads = {"full": row.full_w, "safe": row.safe_w, "brake": row.brake_w}
-    ratios = {
-        f"{name}_ratio": power_w / row.capacity_w if row.capacity_w else None
-        for name, power_w in loads.items()
-    }
-    return {**asdict(row), **ratios}
+def _row(row: ProofRow) -> dict[str, Any]:
+    """A row for `--json`; what is infinite is null."""
+    values = {**asdict(row), "load_ratio": row.load_ratio, "margin_ratio": row.margin_ratio}
+    values["patience_s"] = row.patience_s if math.isfinite(row.patience_s) else None
+    return {**values, "pass": row.passed}
 
 
 def _text(report: dict[str, Any]) -> str:
-    if not report["ok"]:
-        return "".join(f"{problem['message']}\n" for problem in report["problems"])
-    if report["kind"] != "site":
-        return f"{report['path']}: {report['kind']} file, no problems\n"
+    problems = [problem["message"] for problem in report.get("problems", ())]
+    if report.get("kind") != "site":
+        clean = f"{report['path']}: {report.get('kind')} file, no problems"
+        return "\n".join(problems or [clean]) + "\n"
     lines = [
-        f"{report['path']}: site {report['site']!r}, no problems: {report['nodes_count']} nodes,"
-        f" {report['gpus_count']} GPUs, policy {report['policy']}",
+        f"{report['path']}: site {report['site']!r}: {report['nodes_count']} nodes,"
+        f" {report['gpus_count']} GPUs, policy {report['policy']}, leases of"
+        f" {report['lease_s']:g} s",
         "",
-        "Worst case of all nodes against capacity, in kW (this is no proof about leases):",
-        *_table(report["domains"]),
+        "Worst cases as shares of the capacity in each state. `floor`: where nodes go by"
+        " themselves. `leases`: the most",
+        "that leases may add up to, and the clock that everybody may have at once. The protection"
+        " tolerates that for",
+        f"`patience`; it must be {report['reaction_margin_ratio']:g} times the reaction, with"
+        " control and without it.",
         "",
+        *_table(report["proof"]),
+        "",
+        *problems,
     ]
-    lines += [f"WARNING: {warning}" for warning in report["warnings"]]
-    if not report["warnings"]:
-        lines.append("At the safe ceilings every domain is within its capacity, in every state.")
+    if report["ok"]:
+        lines.append(
+            f"PASS: no loss of control loads any domain for longer than it tolerates"
+            f" ({len(report['proof'])} rows)."
+        )
+    else:
+        failed = sum(not row["pass"] for row in report["proof"])
+        lines.append(
+            f"FAIL: {failed} of {len(report['proof'])} rows. A controller refuses to actuate"
+            " this site; `control: {shadow: true}` only watches."
+        )
     return "\n".join(lines) + "\n"
 
 
+HEAD: Final = (
+    "domain", "state", "kW", "brake", "safe", "floor", "leases", "MHz", "patience", "with",
+    "without", "margin", "",
+)  # fmt: skip
+
+
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    head = ["domain", "state", "capacity", "full clocks", "", "safe", "", "brake", ""]
-    cells = [head]
-    for row in rows:
-        line = [
-            row["domain"],
-            row["state"],
-            _kw(row["capacity_w"]) if row["capacity_w"] else "lost",
-        ]
-        for name in ("full", "safe", "brake"):
-            ratio = row[f"{name}_ratio"]
-            line += [_kw(row[f"{name}_w"]), "" if ratio is None else f"{100 * ratio:.0f} %"]
-        cells.append(line)
-    widths = [max(len(line[place]) for line in cells) for place in range(len(head))]
+    cells = [list(HEAD)] + [_line(row) for row in rows]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(HEAD))]
     return ["  ".join(_cells(line, widths)).rstrip() for line in cells]
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    capacity_w = row["capacity_w"]
+    if not capacity_w and not row["full_w"]:
+        return [row["domain"], row["state"], "lost", *[""] * 9, "PASS"]
+    shares = [_percent(row[f"{name}_w"], capacity_w) for name in ("brake", "safe", "floor")]
+    patience_s, margin = row["patience_s"], row["margin_ratio"]
+    return [
+        row["domain"],
+        row["state"],
+        f"{capacity_w / 1000:.1f}",
+        *shares,
+        _percent(row["leased_w"], capacity_w),
+        str(row["lease_ceiling_mhz"]),
+        "any" if patience_s is None else f"{patience_s:g} s",
+        f"{row['with_control_s']:.1f} s",
+        f"{row['without_control_s']:.1f} s",
+        "any" if margin is None else f"{margin:.1f}",
+        "PASS" if row["pass"] else "FAIL",
+    ]
+
+
+def _percent(power_w: float, capacity_w: float) -> str:
+    return f"{100 * power_w / capacity_w:.0f} %" if capacity_w else "no room"
 
 
 def _cells(line: list[str], widths: list[int]) -> list[str]:
     """Words to the left, numbers to the right."""
+    last = len(line) - 1
     return [
-        text.ljust(width) if place < 2 else text.rjust(width)
+        text.ljust(width) if place < 2 or place == last else text.rjust(width)
         for place, (text, width) in enumerate(zip(line, widths, strict=True))
     ]
-
-
-def _kw(power_w: float) -> str:
-    return f"{power_w / 1000:.1f}"

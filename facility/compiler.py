@@ -10,6 +10,7 @@ import difflib
 import graphlib
 import itertools
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from facility.config import (
     ContingencyConfig,
@@ -30,6 +31,8 @@ from facility.topology import (
     SiteError,
 )
 from facility.trip import BUILT_IN, TripCurve
+
+DEFAULT_CURVES: Final = {"feed": "ups-strict", "zone": "air-aisle"}
 
 
 def compile_site(config: SiteConfig) -> Site:
@@ -354,7 +357,7 @@ class _Compiler:
 def _domain(
     config: DomainConfig, curves: Mapping[str, TripCurve], nodes: tuple[str, ...]
 ) -> Domain:
-    curve = config.trip_curve or ("ups-strict" if config.kind == "feed" else "breaker-low-band")
+    curve = config.trip_curve or DEFAULT_CURVES.get(config.kind, "breaker-low-band")
     return Domain(
         config.name,
         config.kind,
@@ -369,5 +372,11 @@ def _domain(
 
 def _contingency(config: ContingencyConfig) -> Contingency:
     return Contingency(
-        config.name, config.domain, frozenset(config.lost), dict(config.capacity_ratio)
+        config.name,
+        config.domain,
+        frozenset(config.lost),
+        dict(config.capacity_ratio),
+        config.detect_s,
+        config.broker_survives,
+        config.local_trigger,
     )

@@ -111,12 +111,39 @@ class ContingencyConfig(_Section, frozen=True, kw_only=True):
     """A declared failure: feeds that are gone, and capacities that fall to a share of themselves.
 
     `domain` is where its emergency message is published: an ancestor of every node that must act.
+
+    How fast nodes act on it is part of the lease proof. `detect_s` is from the failure until
+    whoever watches for it knows. By default the failure may take the broker or the controller
+    along, and nodes slow down only as their leases end. With `broker_survives` the broker and the
+    controller are fed by something else; with `local_trigger` every node that it concerns has a
+    trigger of its own (a local UPS client, the chassis' brake pin).
     """
 
     name: Name
     domain: Name
     lost: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
     capacity_ratio: dict[Name, Ratio] = {}
+    detect_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 1.0
+    broker_survives: bool = False
+    local_trigger: bool = False
+
+
+class ReactionConfig(_Section, frozen=True, kw_only=True):
+    """Upper bounds on each step from an event to less power, s; the lease proof adds them up.
+
+    `sample_s` is an agent's own time on top of its telemetry period, `transport_s` one message
+    through the broker, `decide_s` the computing on top of waiting for the cycle, `apply_s` from an
+    agent's deadline to the driver's answer, `settle_s` until the clock has followed (physics A.4:
+    60 ms). The controller measures what it can; what is slower than its bound counts as measured,
+    and alarms. A protection must tolerate a load `margin_ratio` times as long as it could last.
+    """
+
+    sample_s: PeriodS = 0.2
+    transport_s: PeriodS = 0.2
+    decide_s: PeriodS = 0.3
+    apply_s: PeriodS = 0.1
+    settle_s: PeriodS = 0.1
+    margin_ratio: Annotated[float, Meta(ge=1.0, le=100.0)] = 1.5
 
 
 class ControlConfig(_Section, frozen=True, kw_only=True):
@@ -127,6 +154,10 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     range each second. A brake is released to the safe ceiling once power is below `release_ratio`.
     `forecast_quantile` is the share of futures that the forecast covers, `spike_ratio` the fastest
     rise of an inference row within one reaction (POLCA: 9 % within 2 s, for a whole row).
+
+    `ledger` holds every lease against the trip curves; off is for comparing policies in the twin.
+    `ignored_locks_max` is how many nodes below any domain may run unlocked without anybody's
+    notice: safe ceilings and leases leave room for so many.
     """
 
     policy: PolicyName = "ampacity"
@@ -143,6 +174,9 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     forecast_quantile: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.99
     spike_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.09
     missing_ratio_max: Ratio = 0.2
+    ledger: bool = True
+    ignored_locks_max: Annotated[int, Meta(ge=0, le=4_096)] = 0
+    reaction: ReactionConfig = ReactionConfig()
 
 
 class SiteConfig(_Section, frozen=True, kw_only=True):

@@ -37,6 +37,8 @@ RACK_RATIO: Final = 0.98
 ZONE_RATIO: Final = 0.85
 """An aisle removes less heat than all of its servers make at their worst."""
 ZONE_LOST_RATIO: Final = 0.9
+IGNORED_LOCK_NODES_MIN: Final = 40
+"""In a shorter row one node at full clocks needs more than the room that is left."""
 SAFE_ROOM_RATIO: Final = 0.98
 """At the safe ceiling the row's worst case fills this share of the surviving feed."""
 
@@ -108,16 +110,25 @@ def row_site(
             ServiceConfig(name="batch", priority="low"),
         ),
         contingencies=(
-            ContingencyConfig(name="ups-a-lost", domain="row-1", lost=("ups-a",)),
-            ContingencyConfig(name="ups-b-lost", domain="row-1", lost=("ups-b",)),
+            *(
+                ContingencyConfig(
+                    name=f"{feed}-lost", domain="row-1", lost=(feed,), broker_survives=True
+                )
+                for feed in ("ups-a", "ups-b")
+            ),
             ContingencyConfig(
                 name="air-handler-1-lost",
                 domain="aisle-1",
                 capacity_ratio={"aisle-1": ZONE_LOST_RATIO},
             ),
         ),
-        control=control or ControlConfig(),
+        control=control or row_control(nodes),
     )
+
+
+def row_control(nodes: int) -> ControlConfig:
+    """How a row is controlled: a long one has room for a node that ignores its lock unnoticed."""
+    return ControlConfig(ignored_locks_max=1 if nodes >= IGNORED_LOCK_NODES_MIN else 0)
 
 
 def agent_config(site: Site, node: str, *, broker: BrokerConfig | None = None) -> AgentConfig:
@@ -298,7 +309,8 @@ SITE_COMMENTS: Final = {
     "services": "What the nodes run. When power is short, low priority slows first.",
     "contingencies": "Declared failures. `lost`: gone altogether. `capacity_ratio`: falls to this"
     " share of itself. `domain` is where the alarm is published: every node that must act hangs"
-    " below it.",
+    " below it. `broker_survives`: broker and controller have a supply of their own; if not, nodes"
+    " slow down only as their leases end, and less can be leased.",
     "control": "How the site is controlled. Times in seconds, ratios of capacity.",
 }
 AGENT_COMMENTS: Final = {

@@ -122,6 +122,11 @@ def _put(tree: object, keys: list[str], value: object) -> None:
         tree[keys[-1]] = value
 
 
+def located(text: str, path: str, problems: tuple[Problem, ...]) -> ConfigError:
+    """Problems of a file that loads, found later, with the lines where they are."""
+    return _error(parse(text), path, problems)
+
+
 def dotted(key: Key) -> str:
     """A key as people write it: `domains[3].parents[0]`."""
     text = ""

@@ -145,12 +145,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Contingency:
-    """A declared failure and what it does to capacities."""
+    """A declared failure, what it does to capacities, and how nodes learn of it."""
 
     name: str
     domain: str
     lost: frozenset[str]
     capacity_ratio: Mapping[str, float]
+    detect_s: float = 1.0
+    broker_survives: bool = False
+    local_trigger: bool = False
 
 
 @dataclass(frozen=True)

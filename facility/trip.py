@@ -53,6 +53,14 @@ class TripCurve:
                 return seconds
         return 0.0
 
+    def load_ratio_for(self, patience_s: float) -> float:
+        """The highest load ratio that is tolerated for `patience_s`; 1 when no overload is.
+
+        The inverse of `patience_s`: up to the returned ratio the patience is at least as long.
+        """
+        tolerated = [ratio for ratio, seconds in self.points if seconds >= patience_s]
+        return max(tolerated, default=1.0)
+
 
 BUILT_IN: Final = {
     curve.name: curve
@@ -86,6 +94,54 @@ BUILT_IN: Final = {
             "thermal model fitted to 10 % for 17 min and 40 % for 60 s (Facebook Dynamo, ISCA "
             "2016, from memory)",
         ),
+        TripCurve(
+            "breaker-iec60898",
+            ((1.13, 3600.0), (1.25, 30.0), (1.33, 21.0), (1.40, 16.0), (1.50, 12.0), (2.00, 5.0)),
+            "IEC 60898: must hold 1.13 for an hour; above that the standard only says when it must "
+            "have tripped, so breaker-low-band",
+        ),
+        TripCurve(
+            "breaker-ul489",
+            ((1.10, 107.0), (1.15, 58.0), (1.25, 30.0), (1.33, 21.0), (1.40, 16.0), (1.50, 12.0),
+             (2.00, 5.0)),
+            "UL 489: must hold 1.00 and have tripped at 1.35 and 2.00; between it promises nothing,"
+            " so breaker-low-band",
+        ),
+        TripCurve(
+            "breaker-electronic-2s",
+            ((1.25, 46.0), (1.50, 32.0), (2.00, 18.0), (3.00, 8.0), (6.00, 2.0)),
+            "electronic trip unit, long-time I2t with its shortest delay, 2 s at 6 x the setting "
+            "(from memory); the short-time and instantaneous settings must be above it",
+        ),
+        TripCurve(
+            "switchboard-main",
+            ((1.05, 120.0), (1.15, 60.0)),
+            "main switchboard, 5 % for 2 min and 15 % for 60 s (Facebook Dynamo, ISCA 2016, from "
+            "memory)",
+        ),
+        TripCurve(
+            "ups-liebert-610",
+            ((1.25, 600.0), (1.50, 30.0)),
+            "Liebert 610 user manual: 125 % 10 min, 150 % 30 s",
+        ),
+        TripCurve(
+            "ups-staco",
+            ((1.10, 120.0), (1.25, 30.0)),
+            "Staco user manual: 110 % 2 min, 125 % 30 s",
+        ),
+        TripCurve(
+            "air-aisle",
+            ((10.0, 40.0),),
+            "a 700 W GPU without any air flow warms by 0.65 K/s: 40 s from 60 C to its slowdown "
+            "threshold (derived from its heat capacities), however little cooling is left",
+        ),
+        TripCurve(
+            "liquid-loop",
+            ((10.0, 8.0),),
+            "700 to 1200 W into 360 J/K without any flow: 8 to 14 s to the slowdown threshold "
+            "(derived); the shorter",
+        ),
     )
 }  # fmt: skip
-"""Curves by name. `ups-strict` is the default of a feed, `breaker-low-band` of everything else."""
+"""Curves by name. `ups-strict` is the default of a feed, `air-aisle` of a zone, `breaker-low-band`
+of everything else."""

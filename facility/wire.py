@@ -114,6 +114,7 @@ class NodeTelemetry(Struct, frozen=True, kw_only=True, tag_field="type", tag="te
     `seq` counts frames of this `session` from 1 in the actuator process: a lease names the frame
     that it answers, so that the node's own monotonic clock bounds the lease (see `Lease`).
     `node_power_w` is a meter's reading of the whole node, absent where there is no meter.
+    `late_s` is how late the node's own timer was at worst since the last frame.
     """
 
     node: Name
@@ -123,6 +124,7 @@ class NodeTelemetry(Struct, frozen=True, kw_only=True, tag_field="type", tag="te
     gpus: Annotated[tuple[GpuReading, ...], Meta(max_length=GPUS_PER_NODE_MAX)]
     node_power_w: NodePowerW | None = None
     inlet_temperature_c: TemperatureC | None = None
+    late_s: Seconds = 0.0
 
 
 class NodeInfo(Struct, frozen=True, kw_only=True, tag_field="type", tag="info"):

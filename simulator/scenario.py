@@ -63,7 +63,11 @@ class CheckScenario(_Section, frozen=True, kw_only=True):
 
 
 class Scenario(_Section, frozen=True, kw_only=True):
-    """One experiment. `control` overrides keys of the site's control section."""
+    """One experiment. `control` overrides keys of the site's control section.
+
+    `ledger` turns the lease rule on or off for every policy; by default only `ampacity` has it,
+    because the others are compared as they were published.
+    """
 
     version: Literal[1]
     scenario: Name
@@ -73,6 +77,7 @@ class Scenario(_Section, frozen=True, kw_only=True):
     row: RowScenario = RowScenario()
     load: LoadScenario = LoadScenario()
     control: dict[str, object] = {}
+    ledger: bool | None = None
     failure: FailureScenario | None = None
     policies: Annotated[tuple[PolicyName, ...], Meta(min_length=1)]
     checks: tuple[CheckScenario, ...] = ()
@@ -98,7 +103,13 @@ def scenario_site(scenario: Scenario, policy: PolicyName) -> Site:
     config = row_site(
         nodes=scenario.row.nodes, oversubscription_ratio=scenario.row.oversubscription_ratio
     )
-    control = {**msgspec.to_builtins(config.control), **scenario.control, "policy": policy}
+    ledger = policy == "ampacity" if scenario.ledger is None else scenario.ledger
+    control = {
+        **msgspec.to_builtins(config.control),
+        "ledger": ledger,
+        **scenario.control,
+        "policy": policy,
+    }
     try:
         typed = msgspec.convert(control, ControlConfig)
     except msgspec.ValidationError as error:

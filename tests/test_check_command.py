@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from daemon import check_command
-from daemon.check_command import DomainLoad, site_loads
 from daemon.config_file import FILE_BYTES_MAX
 from facility.compiler import compile_site
 from facility.config import SiteConfig
@@ -46,57 +45,34 @@ def unsafe() -> SiteConfig:
     return row_site(nodes=4, oversubscription_ratio=1.6)
 
 
-def test_a_clean_site_is_summed_up_and_exits_0(
+def test_a_site_that_passes_is_proved_row_by_row_and_exits_0(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ampacity_check(written(tmp_path, site_yaml(row_site()))) == 0
 
     printed = capsys.readouterr()
     lines = [" ".join(line.split()) for line in printed.out.splitlines()]
-    assert "40 nodes, 320 GPUs, policy ampacity" in lines[0]
-    assert "row-1 normal 258.5 336.0 130 % 202.6 78 % 183.2 71 %" in lines
-    assert "ups-b ups-a-lost 206.8 336.0 162 % 202.6 98 % 183.2 89 %" in lines
-    assert "ups-a ups-a-lost lost 0.0 0.0 0.0" in lines
-    assert "aisle-1 air-handler-1-lost 128.5 168.0 131 % 101.3 79 % 91.6 71 %" in lines
-    assert lines[-1] == "At the safe ceilings every domain is within its capacity, in every state."
-    assert "WARNING" not in printed.out
+    assert "40 nodes, 320 GPUs, policy ampacity, leases of 4 s" in lines[0]
+    assert "row-1 normal 258.5 71 % 78 % 80 % 130 % 1980 21 s 3.1 s 4.2 s 4.3 PASS" in lines
+    assert "ups-b ups-a-lost 206.8 89 % 98 % 100 % 150 % 1635 3 s 1.7 s 4.2 s 1.8 PASS" in lines
+    assert "ups-a ups-a-lost lost PASS" in lines
+    assert lines[-1].startswith("PASS: no loss of control")
     assert printed.err == ""
 
 
-def test_a_contingency_shows_only_the_domains_that_it_changes() -> None:
-    loads = site_loads(compile_site(row_site()))
-    under = [row.domain for row in loads if row.state == "air-handler-1-lost"]
-
-    assert under == ["aisle-1"]
-    assert len([row for row in loads if row.state == "normal"]) == 15
-
-
-def test_safe_ceilings_that_do_not_fit_are_a_warning(
+def test_a_site_that_fails_says_where_why_and_what_would_pass_and_exits_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ampacity_check(written(tmp_path, site_yaml(unsafe()))) == 0
+    path = written(tmp_path, site_yaml(unsafe()))
+    assert ampacity_check(path) == 1
 
     out = capsys.readouterr().out
-    assert "WARNING: ups-b, ups-a-lost: at the brake ceiling the worst case, 18.3 kW," in out
-    assert "At the safe ceilings every domain is within" not in out
-
-
-@pytest.mark.parametrize(
-    ("safe_w", "brake_w", "expected"),
-    [
-        (1000.0, 500.0, ""),
-        (1000.0000001, 500.0, ""),
-        (1001.0, 500.0, "r, normal: at safe ceilings the worst case, 1.0 kW, exceeds"),
-        (1001.0, 1001.0, "r, normal: at the brake ceiling the worst case, 1.0 kW, exceeds"),
-    ],
-)
-def test_a_load_up_to_the_capacity_is_no_warning(
-    safe_w: float, brake_w: float, expected: str
-) -> None:
-    row = DomainLoad("r", "normal", 1000.0, 2000.0, safe_w, brake_w)
-
-    assert row.warning.startswith(expected)
-    assert bool(row.warning) == bool(expected)
+    lines = site_yaml(unsafe()).splitlines()
+    line = 1 + next(place for place, text in enumerate(lines) if "ups-b" in text)
+    assert f"{path}:{line}: domains[1]: FAIL: ups-b, ups-a-lost: where nodes go" in out
+    assert "the floor 18.3 kW of 16.8 kW; would pass with at most 3 of its servers" in out
+    assert "FAIL: 2 of 10 rows" in out
+    assert "PASS: no loss" not in out
 
 
 def test_every_problem_of_every_file_is_printed_and_exits_1(
@@ -133,12 +109,15 @@ def test_json_is_one_document_with_ratios(
 
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     (report,) = document["files"]
-    rows = {(row["domain"], row["state"]): row for row in report["domains"]}
+    rows = {(row["domain"], row["state"]): row for row in report["proof"]}
     assert document["ok"] is True
-    assert (report["kind"], report["nodes_count"], report["warnings"]) == ("site", 40, [])
-    assert rows["row-1", "normal"]["full_ratio"] == pytest.approx(1.3, rel=1e-3)
-    assert rows["ups-b", "ups-a-lost"]["safe_ratio"] == pytest.approx(0.98, abs=0.01)
-    assert rows["ups-a", "ups-a-lost"]["safe_ratio"] is None
+    assert (report["kind"], report["nodes_count"]) == ("site", 40)
+    assert all(row["pass"] for row in report["proof"])
+    assert rows["row-1", "normal"]["load_ratio"] == pytest.approx(1.3, rel=1e-3)
+    assert rows["ups-b", "ups-a-lost"]["load_ratio"] == pytest.approx(1.5)
+    assert rows["ups-b", "ups-a-lost"]["patience_s"] == 3.0
+    assert rows["ups-a", "normal"]["patience_s"] is None
+    assert rows["ups-a", "ups-a-lost"]["load_ratio"] is None
 
 
 def test_json_carries_each_problem_in_parts(

@@ -32,6 +32,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "trip_curves": config.TripCurveConfig,
     "contingencies": config.ContingencyConfig,
     "control": config.ControlConfig,
+    "reaction": config.ReactionConfig,
     "The agent file": AgentConfig,
     "sensors": config.SensorsConfig,
     "broker": config.BrokerConfig,

@@ -25,7 +25,7 @@ def test_the_armed_ceilings_fit_every_capacity_that_is_left_at_worst_case() -> N
 
 
 def test_armed_ceilings_waste_less_than_one_step_of_the_clock() -> None:
-    row = Row(site_of(nodes=40), load_ratio=0.9)
+    row = Row(site_of(nodes=40, ignored_locks_max=0), load_ratio=0.9)
     decision = row.run(20)
     armed = {lease.node: lease.contingency_ceilings_mhz["ups-a-lost"] for lease in decision.leases}
     models = {name: node.model for name, node in row.site.nodes.items()}

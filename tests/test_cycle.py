@@ -10,7 +10,7 @@ from tests.row import Row, by_priority, ceilings, domain, site_of
 
 
 def test_a_quiet_row_is_raised_to_its_highest_clocks_by_a_ramp() -> None:
-    row = Row(site_of(), load_ratio=0.3)
+    row = Row(site_of(ledger=False), load_ratio=0.3)
     first = row.run(6)
     model = row.site.nodes["n01"].model.gpu
     high = by_priority(row.site, "high")
@@ -86,7 +86,7 @@ def test_uniform_slows_everybody_alike() -> None:
 
 
 def test_policy_none_grants_everything_and_prepares_nothing() -> None:
-    row = Row(site_of(policy="none"), load_ratio=1.0)
+    row = Row(site_of(policy="none", ledger=False), load_ratio=1.0)
     decision = row.run(5)
     highest = row.site.nodes["n01"].model.gpu.clock_mhz_max
     assert set(ceilings(decision, row.site.nodes)) == {highest}
@@ -224,7 +224,7 @@ def test_until_one_lease_has_passed_an_earlier_controller_may_have_unlocked_ever
 
 
 def test_exposure_is_never_below_what_unexpired_leases_allow() -> None:
-    row = Row(site_of(), load_ratio=0.3)
+    row = Row(site_of(ledger=False), load_ratio=0.3)
     row.run(100)
     row.order("brake", domain="row-1")
     decision = row.step()

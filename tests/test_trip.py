@@ -89,3 +89,19 @@ def test_a_curve_may_stay_level_and_end_at_zero() -> None:
 
     assert curve.patience_s(1.2) == 5.0
     assert curve.patience_s(1.3) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "load_ratio"), [(0.0, 1.5), (3.0, 1.5), (3.01, 1.3), (60.0, 1.3), (601.0, 1.0)]
+)
+def test_the_load_for_a_patience_is_the_highest_that_is_tolerated_so_long(
+    patience_s: float, load_ratio: float
+) -> None:
+    curve = BUILT_IN["ups-strict"]
+    assert curve.load_ratio_for(patience_s) == load_ratio
+    assert curve.patience_s(load_ratio) >= patience_s
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_built_in_curve_names_its_source(name: str) -> None:
+    assert len(BUILT_IN[name].source) > 20

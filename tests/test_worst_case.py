@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from controllers.fleet import Fleet
-from controllers.ledger import APPLY_S, Ledger
+from controllers.ledger import Ledger
+from controllers.reaction import reaction_bounds
 from facility.config import ContingencyConfig
 from facility.example import row_site
 from facility.wire import GpuReading, Mode, NodeTelemetry, Quality
@@ -149,14 +150,17 @@ def test_a_table_that_is_too_low_is_learnt_and_does_not_end_in_brakes() -> None:
 def ledger(started_at_s: float = -1_000.0) -> tuple[Ledger, Fleet]:
     """A ledger that has been running for long, over one node."""
     fleet = Fleet(site_of(nodes=1))
-    return Ledger(fleet, started_at_s=started_at_s, lease_s=4.0), fleet
+    reaction = reaction_bounds(fleet.site.control)
+    return Ledger(fleet, started_at_s=started_at_s, reaction=reaction), fleet
 
 
 def test_a_grant_counts_until_its_node_must_have_ended_it_and_applied_that() -> None:
     book, fleet = ledger()
     book.grant(0, ceiling_mhz=1980, expires_at_s=4.0)
-    assert book.ceiling_mhz(4.0 + APPLY_S - 0.01)[0] == 1980
-    assert book.ceiling_mhz(4.0 + APPLY_S + 0.01)[0] == fleet.safe_ceiling_mhz[0]
+    reaction = fleet.site.control.reaction
+    over_s = 4.0 + reaction.apply_s + reaction.settle_s
+    assert book.ceiling_mhz(over_s - 0.01)[0] == 1980
+    assert book.ceiling_mhz(over_s + 0.01)[0] == fleet.safe_ceiling_mhz[0]
 
 
 def test_a_lower_grant_does_not_hide_a_higher_one_that_may_still_hold() -> None:

@@ -12,7 +12,7 @@ from tests.row import Row, ceilings, domain, site_of
 @pytest.fixture
 def row() -> Row:
     """Two aisles of four nodes, warm and busy, with room for power."""
-    row = Row(site_of(), load_ratio=0.4)
+    row = Row(site_of(ledger=False), load_ratio=0.4)
     row.run(80)
     return row
 
@@ -66,7 +66,7 @@ def test_a_cooled_aisle_comes_back_slowly(row: Row) -> None:
 
 
 def test_without_any_temperature_an_aisle_is_not_raised() -> None:
-    row = Row(site_of(), load_ratio=0.4)
+    row = Row(site_of(ledger=False), load_ratio=0.4)
     blind = {"n01", "n02", "n03", "n04"} & set(row.site.domains["aisle-1"].nodes)
     frame = row.frame
 

@@ -22,11 +22,13 @@ import msgspec
 
 from actuators.haproxy import HaproxyRouter
 from actuators.null import NullRouter
+from controllers.proof import prove
 from daemon.bus import Bus, LastWords
 from daemon.clock import SystemClock
 from daemon.config_file import read_config
 from daemon.controller.epoch import next_epoch
 from daemon.controller.orders_file import read_orders, write_orders
+from daemon.controller.refusal import proof_error
 from daemon.controller.service import ControllerService, Surroundings
 from daemon.sd_notify import Notifier
 from daemon.store.audit import open_audit
@@ -37,7 +39,7 @@ from daemon.web.board import Board
 from daemon.web.server import WebServer
 from facility.config import ControllerConfig
 from facility.decisions import Decision
-from facility.loader import load_controller, load_site
+from facility.loader import load_controller, load_site_config
 from facility.topics import Topics
 from facility.topology import Site
 from facility.wire import ControllerStatus, encode
@@ -50,11 +52,20 @@ STOP_S: Final = 5.0
 def load_files(path: str) -> tuple[ControllerConfig, Site]:
     """The controller's configuration and its site, both checked whole.
 
-    A relative `site_file` is beside the configuration. Raises ConfigError.
+    A relative `site_file` is beside the configuration. A site whose lease proof fails may be
+    watched and not actuated.
+
+    Raises:
+        ConfigError: a file is wrong, or the proof fails and `shadow` is off.
     """
     config = load_controller(read_config(path), path)
     site_path = str(Path(path).parent / config.site_file)
-    return config, load_site(read_config(site_path), site_path)
+    text = read_config(site_path)
+    written, site = load_site_config(text, site_path)
+    proof = prove(site)
+    if not proof.passed and not site.control.shadow:
+        raise proof_error(text, site_path, written, proof)
+    return config, site
 
 
 class ControllerProcess:

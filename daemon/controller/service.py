@@ -209,6 +209,7 @@ class ControllerService:
         self._watch_rival(snapshot)
         decision = self._cycle.step(snapshot)
         self._publish(decision)
+        self._cycle.took(clock.now_s() - snapshot.now_s)
         self._keep_orders(clock.wall_s())
         self._cycles_count += 1
         for frame in self.inbox.take_frames():

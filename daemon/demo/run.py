@@ -258,7 +258,8 @@ class Stage:
 
 
 def demo_site(settings: DemoSettings) -> Site:
-    """The example row under the policy asked for."""
+    """The example row under the policy asked for; others than ours as published, without ledger."""
     config = row_site()
-    control = msgspec.structs.replace(config.control, policy=settings.policy)
+    ours = settings.policy == "ampacity"
+    control = msgspec.structs.replace(config.control, policy=settings.policy, ledger=ours)
     return compile_site(msgspec.structs.replace(config, control=control))
