@@ -10,7 +10,9 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from controllers.door import Door, DoorClosed
 from controllers.snapshot import NodeView, Snapshot
+from facility.signing import Verifier
 from facility.topics import Topics
 from facility.topology import Site
 from facility.wire import (
@@ -22,6 +24,7 @@ from facility.wire import (
     NodeStatus,
     NodeTelemetry,
     Request,
+    Response,
     WireError,
 )
 
@@ -30,6 +33,11 @@ FRAMES_MAX: Final = 16_384
 """Frames and reports kept between two cycles: several of every node of a large row."""
 SENDERS_MAX: Final = 4_096
 """Refusals are counted per sender up to this many senders, and under `other` beyond."""
+
+_FORGERIES: Final = frozenset(
+    {"unsigned", "unknown-key", "bad-signature", "wrong-role", "replayed", "may-not-end"}
+)
+"""Somebody speaks who should not, or a signing key is not where it belongs: a person must look."""
 
 _TELL_AT: Final = {"no-birth": 5}
 """A birth certificate is acknowledged and telemetry is not: at a start it may come second."""
@@ -58,12 +66,15 @@ class _Heard:
 class Inbox:
     """Stores the latest believable word of every node, and the operators' requests in order."""
 
-    def __init__(self, site: Site, *, codec: Codec) -> None:
+    def __init__(self, site: Site, *, codec: Codec, door: Door | None = None) -> None:
+        """Start with nothing heard; without a `door` every request and emergency is believed."""
         self._site = site
         self._topics = Topics(site.name)
         self._codec = codec
+        self._door = door or Door(Verifier(None))
         self._heard = {name: _Heard() for name in site.nodes}
         self._requests: deque[Request] = deque(maxlen=REQUESTS_MAX)
+        self._answers: deque[Response] = deque(maxlen=REQUESTS_MAX)
         self._emergencies: deque[Emergency] = deque(maxlen=REQUESTS_MAX)
         self._frames: deque[NodeTelemetry] = deque(maxlen=FRAMES_MAX)
         self._applied: deque[Applied] = deque(maxlen=FRAMES_MAX)
@@ -83,26 +94,32 @@ class Inbox:
             if kind == "node":
                 self._receive_node(now_s, wall_s, name, what, payload)
             elif kind == "request":
-                self._receive_request(wall_s, payload)
+                self._receive_request(wall_s, topic, payload)
             elif kind == "domain" and what == "emergency":
-                self._receive_emergency(wall_s, name, payload)
+                self._receive_emergency(wall_s, topic, payload)
             elif kind == "event":
                 self._receive_event(payload)
+        except DoorClosed as error:
+            self._refuse(wall_s, error.who or name, error.reason, str(error))
+            if error.answer is not None:
+                self._answers.append(error.answer)
         except WireError as error:
             self._refuse(wall_s, name, "garbage", str(error))
 
-    def _receive_request(self, wall_s: float, payload: bytes) -> None:
+    def _receive_request(self, wall_s: float, topic: str, payload: bytes) -> None:
         """Keep a request; of too many the newest is refused, never an older one forgotten."""
-        request = self._codec.decode(payload, Request)
+        request = self._door.request(wall_s, topic, payload, self._codec)
         if len(self._requests) >= REQUESTS_MAX:
             self._refuse(wall_s, request.by or "operator", "too-many-requests", request.verb)
             return
         self._requests.append(request)
         self.accepted["request"] += 1
 
-    def _receive_emergency(self, wall_s: float, domain: str, payload: bytes) -> None:
-        emergency = self._codec.decode(payload, Emergency)
-        if emergency.domain != domain or domain not in self._site.domains:
+    def _receive_emergency(self, wall_s: float, topic: str, payload: bytes) -> None:
+        emergency = self._door.emergency(topic, payload, self._codec)
+        place = self._topics.split(topic)
+        domain = emergency.domain
+        if place is None or domain != place[1] or domain not in self._site.domains:
             self._refuse(wall_s, domain, "unknown-domain", f"says domain {emergency.domain}")
             return
         self._emergencies.append(emergency)
@@ -183,21 +200,30 @@ class Inbox:
         if sender not in self._heard and len(self.refused) >= SENDERS_MAX:
             sender = "other"
         self.refused[sender, reason] += 1
-        if self.refused[sender, reason] == _TELL_AT.get(reason, 1):
+        count = self.refused[sender, reason]
+        is_forgery = reason in _FORGERIES
+        # A forger may come back after months: told at the 1st, 2nd, 4th, 8th, ...
+        if count == _TELL_AT.get(reason, 1) or (is_forgery and count & (count - 1) == 0):
+            many = f" ({count} by now)" if count > 1 and is_forgery else ""
             self._events.append(
                 Event(
                     event="message-refused",
-                    severity="warning",
+                    severity="critical" if is_forgery else "warning",
                     at_s=wall_s,
                     source="inbox",
                     subject=sender[:128],
-                    sentence=f"refused a message from {sender[:128]}: {reason}: {detail[:256]}",
+                    sentence=f"refused a message from {sender[:128]}: {reason}: {detail[:256]}"
+                    + many,
                 )
             )
 
     def take_requests(self) -> tuple[Request, ...]:
         """The operators' requests since the last call, oldest first."""
         return _taken(self._requests)
+
+    def take_answers(self) -> tuple[Response, ...]:
+        """What to tell those whose requests were not let in, since the last call."""
+        return _taken(self._answers)
 
     def take_node_events(self) -> tuple[Event, ...]:
         """What nodes told of themselves since the last call."""

@@ -21,6 +21,7 @@ from controllers.node_lease import (
     contingency_ceiling_mhz,
 )
 from controllers.node_limits import Ramp
+from controllers.node_mail import Refusal
 from controllers.node_report import NodeReporter
 from controllers.node_view import NodeView
 from facility.config import AgentConfig
@@ -139,8 +140,12 @@ class NodeBrain:
         # Before the readings: whatever is judged below must not rest on a lease that is over.
         self._expire(now_s)
         self.view.see(inputs.hands, now_s, self._cold_target_mhz)
+        for refusal in inputs.refusals:
+            self._refuse(refusal, now_s)
         for emergency in inputs.emergencies:
             self._obey(emergency, now_s)
+        for order in inputs.orders:
+            self._obey(order.emergency, now_s, key=order.key)
         for lease in inputs.leases:
             self._take(lease, now_s)
         outputs = NodeOutputs(
@@ -154,12 +159,29 @@ class NodeBrain:
         self._deadline_s = self.next_deadline_s()
         return outputs
 
-    def _obey(self, emergency: Emergency, now_s: float) -> None:
+    def _refuse(self, refusal: Refusal, now_s: float) -> None:
+        """Count and tell what nobody trusted has said; a person must look who that was."""
+        self.refused[refusal.reason] += refusal.count
+        if refusal.reason in ("garbage", "oversized"):
+            return  # nobody pretends anything: the log has it
+        self.events.say(
+            f"{refusal.kind}-refused",
+            f"{refusal.count} {refusal.kind} refused: {refusal.reason}: {refusal.text}",
+            now_s,
+            subject=refusal.reason,
+            severity="critical",
+        )
+
+    def _obey(self, emergency: Emergency, now_s: float, *, key: str = "") -> None:
+        """Obey an emergency of a controller or, with `key`, of an operator."""
         before = set(self.contingencies.active)
         epochs = (record.epoch for record in self.contingencies.records)
-        refusal = self.contingencies.offer(
-            emergency, self.config.domains, max(self.book.epoch, *epochs, 0)
-        )
+        if key:
+            refusal = self.contingencies.begin(emergency, self.config.domains, key)
+        else:
+            refusal = self.contingencies.offer(
+                emergency, self.config.domains, max(self.book.epoch, *epochs, 0)
+            )
         if refusal:
             self.refused[refusal] += 1
             what = ", ".join(emergency.active) or "all clear"

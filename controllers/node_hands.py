@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from controllers.node_mail import OperatorEmergency, Refusal
 from facility.ports import (
     DriverLost,
     FastReading,
@@ -208,3 +209,5 @@ class NodeInputs:
     hands: HandsReport
     leases: Sequence[Lease] = ()
     emergencies: Sequence[Emergency] = ()
+    orders: Sequence[OperatorEmergency] = ()
+    refusals: Sequence[Refusal] = ()

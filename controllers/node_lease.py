@@ -18,6 +18,9 @@ from facility.wire import Count, Emergency, Lease, Name
 FRAMES_REMEMBERED: Final = 64
 """A lease may answer any of the last frames; an older one would have expired at 1 Hz anyway."""
 
+OPERATORS_MAX: Final = 64
+"""Operators' keys remembered for one domain; the one that was silent longest is forgotten."""
+
 BRAKE_CONTINGENCY: Final = "brake"
 
 
@@ -26,8 +29,10 @@ class EmergencyRecord(Struct, frozen=True, kw_only=True):
 
     domain: Name
     active: tuple[Name, ...]
-    epoch: Count
-    sequence: Count
+    epoch: Count = 0
+    sequence: Count = 0
+    operators: dict[str, Count] = {}
+    """The last sequence of each operator's key that has declared something here itself."""
 
 
 class NodeMemory(Struct, frozen=True, kw_only=True):
@@ -162,6 +167,37 @@ class ContingencyBook:
             active=tuple(sorted(active)),
             epoch=emergency.epoch,
             sequence=emergency.sequence,
+            operators=before.operators if before is not None else {},
+        )
+        self._keep({**self._records, emergency.domain: record})
+        return ""
+
+    def begin(self, emergency: Emergency, domains: Collection[str], key: str) -> str:
+        """Obey an operator who speaks without a controller, or say in one word why not.
+
+        What is named begins; nothing ends, because only a controller knows what else depends on
+        it. The sequence, which grows from message to message of one key, refuses replays, and what
+        a controller has said meanwhile keeps its own place.
+        """
+        if emergency.domain not in domains:
+            return "foreign-domain"
+        if not emergency.active:
+            return "may-not-end"
+        before = self._records.get(emergency.domain)
+        if before is None:
+            before = EmergencyRecord(domain=emergency.domain, active=())
+        active = set(before.active) | set(emergency.active)
+        if emergency.sequence <= before.operators.get(key, -1):
+            return "" if active == set(before.active) else "replayed"
+        operators = {**before.operators, key: emergency.sequence}
+        while len(operators) > OPERATORS_MAX:
+            del operators[min(operators, key=lambda one: operators[one])]
+        record = EmergencyRecord(
+            domain=emergency.domain,
+            active=tuple(sorted(active)),
+            epoch=before.epoch,
+            sequence=before.sequence,
+            operators=operators,
         )
         self._keep({**self._records, emergency.domain: record})
         return ""

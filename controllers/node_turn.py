@@ -12,6 +12,7 @@ from typing import Final
 
 from controllers.node import NodeBrain, NodeOutputs
 from controllers.node_hands import Hands, HandsReport, NodeInputs
+from controllers.node_mail import OperatorEmergency, Refusal
 from facility.wire import Emergency, Lease
 
 WRITE_ROUNDS_MAX: Final = 3
@@ -27,6 +28,8 @@ def take_turn(
     *,
     leases: Sequence[Lease] = (),
     emergencies: Sequence[Emergency] = (),
+    orders: Sequence[OperatorEmergency] = (),
+    refusals: Sequence[Refusal] = (),
 ) -> tuple[NodeOutputs, ...]:
     """Run the brain once on what came in, and again on results that are known at once.
 
@@ -37,12 +40,15 @@ def take_turn(
         now_s: monotonic clock.
         wall_s: time of day, only reported.
         leases: that came in.
-        emergencies: that came in.
+        emergencies: that came in from controllers.
+        orders: emergencies that operators declared themselves.
+        refusals: what came in and is not believed.
 
     Returns:
         The outputs in the order in which they are to be told.
     """
-    outputs = [brain.step(now_s, wall_s, NodeInputs(report, leases, emergencies))]
+    inputs = NodeInputs(report, leases, emergencies, orders, refusals)
+    outputs = [brain.step(now_s, wall_s, inputs)]
     for _ in range(WRITE_ROUNDS_MAX):
         results = hands.write(outputs[-1].writes) if outputs[-1].writes else ()
         if not results:

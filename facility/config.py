@@ -219,6 +219,7 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
     """One node's agent. `ampacity config agent NODE` writes it from the site file.
 
     `domains` are the node's ancestors: the agent obeys emergencies published for any of them.
+    `trust_file` lists the keys whose leases and emergencies are believed; without it all are.
     `on_exit` is what a clean stop leaves behind: `hold` the ceilings as they are, go to the `safe`
     ceiling, or `restore` what was there before (unlocked, unless a lock was recorded). After a
     contingency or a brake the node's ceilings rise by at most `ramp_ratio_per_s` of the highest
@@ -242,6 +243,7 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
     call_timeout_s: Annotated[float, Meta(gt=0.0, le=60.0)] = 2.0
     user: str | None = None
     metrics_port: Port | None = None
+    trust_file: PathText | None = None
     broker: BrokerConfig = BrokerConfig()
     sensors: SensorsConfig = SensorsConfig()
 
@@ -281,11 +283,17 @@ class HaproxyConfig(_Section, frozen=True, kw_only=True):
 
 
 class ControllerConfig(_Section, frozen=True, kw_only=True):
-    """One controller process: which site, which broker, where history and the page go."""
+    """One controller process: which site, which broker, where history and the page go.
+
+    `signing_key_file` signs leases and emergencies; `trust_file` lists the operators' keys whose
+    requests are believed, and the controllers'. Without a trust file every request is.
+    """
 
     version: Literal[1]
     controller: Name = "controller"
     site_file: PathText
+    signing_key_file: PathText | None = None
+    trust_file: PathText | None = None
     broker: BrokerConfig = BrokerConfig()
     store: StoreConfig = StoreConfig()
     http: HttpConfig = HttpConfig()

@@ -274,10 +274,14 @@ class ControllerStatus(Struct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class Request(Struct, frozen=True, kw_only=True, tag_field="type", tag="request"):
-    """An operator's request; `transaction` comes back in the response."""
+    """An operator's request; `transaction` comes back in the response.
+
+    A signed one is carried out once: its transaction must be new and `issued_at_s` recent.
+    """
 
     verb: Name
     transaction: Text = ""
+    issued_at_s: WallS = 0.0
     by: Text = ""
     dry_run: bool = False
     args: dict[str, str | float | bool] = {}

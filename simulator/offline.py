@@ -18,13 +18,15 @@ from controllers.inbox import Inbox
 from controllers.node import NodeBrain
 from controllers.node_hands import CeilingWriter
 from controllers.node_lease import NodeMemory
+from controllers.node_mail import NodeMail
 from controllers.node_turn import take_turn
 from facility.config import AgentConfig
 from facility.example import agent_config
 from facility.ports import GpuPort
+from facility.signing import Verifier
 from facility.topics import Topics
 from facility.topology import Site
-from facility.wire import Codec, Emergency, Event, GpuIdentity, Lease, Request, encode
+from facility.wire import Codec, Emergency, Event, GpuIdentity, Request, encode
 from simulator.hands import InlineHands, PlainWriter
 from simulator.plant import Plant, PlantSettings
 from simulator.truth import ReportValue
@@ -49,7 +51,13 @@ class OfflineNode:
     """One node's brain on simulated GPUs. Messages reach it one step after they were sent."""
 
     def __init__(
-        self, config: AgentConfig, plant: Plant, *, sample_hz: float, make_writer: MakeWriter
+        self,
+        config: AgentConfig,
+        plant: Plant,
+        *,
+        sample_hz: float,
+        make_writer: MakeWriter,
+        verifier: Verifier | None = None,
     ) -> None:
         self.config = config
         self.brain = NodeBrain(config, session=f"offline-{config.node}", memory=NodeMemory())
@@ -59,31 +67,33 @@ class OfflineNode:
             make_writer=make_writer,
             sensors=plant.sensors(config.node),
         )
-        self._codec = Codec()
-        self._leases: list[bytes] = []
-        self._emergencies: list[bytes] = []
+        self._mail = NodeMail(
+            site=config.site, node=config.node, verifier=verifier or Verifier(None)
+        )
+        self._incoming: list[tuple[str, bytes]] = []
 
     def deliver_lease(self, payload: bytes) -> None:
         """A lease off the wire."""
-        self._leases.append(payload)
+        self._incoming.append(("lease", payload))
 
     def deliver_emergency(self, payload: bytes) -> None:
         """An emergency off the wire."""
-        self._emergencies.append(payload)
+        self._incoming.append(("emergency", payload))
 
     def step(self, now_s: float) -> tuple[list[tuple[str, bytes]], tuple[Event, ...]]:
         """Run the brain once: what it publishes by kind, and its events."""
-        leases = tuple(self._codec.decode(data, Lease) for data in self._leases)
-        emergencies = tuple(self._codec.decode(data, Emergency) for data in self._emergencies)
-        self._leases, self._emergencies = [], []
+        mail = self._mail.read(self._incoming)
+        self._incoming = []
         turn = take_turn(
             self.brain,
             self._hands,
             self._hands.poll(now_s),
             now_s,
             WALL_START_S + now_s,
-            leases=leases,
-            emergencies=emergencies,
+            leases=mail.leases,
+            emergencies=mail.emergencies,
+            orders=mail.orders,
+            refusals=mail.refusals,
         )
         messages = [
             (kind, encode(message))
@@ -105,7 +115,7 @@ class OfflineNode:
     @property
     def has_mail(self) -> bool:
         """Whether something has been delivered since the last step."""
-        return bool(self._leases or self._emergencies)
+        return bool(self._incoming)
 
 
 class OfflineRun:

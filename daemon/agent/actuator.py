@@ -14,18 +14,12 @@ from typing import Final
 
 from controllers.node import NodeBrain, NodeOutputs
 from controllers.node_hands import CeilingWrite, Hands, HandsReport, WriteResult
+from controllers.node_mail import Mail, NodeMail
 from controllers.node_turn import take_turn
 from daemon.agent.state import FoundClocks, Keeper, NodeState
 from facility.config import AgentConfig
-from facility.wire import (
-    Codec,
-    Emergency,
-    Event,
-    Lease,
-    NodeStatus,
-    WireError,
-    encode,
-)
+from facility.signing import Verifier
+from facility.wire import Event, NodeStatus, encode
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +41,21 @@ class Actuator:
         *,
         session: str,
         version: str = "",
+        verifier: Verifier | None = None,
     ) -> None:
-        """Use `hands` and `keeper`; `session` must be one that no other process life ever had."""
+        """Use `hands` and `keeper`; `session` must be one that no other process life ever had.
+
+        Without a `verifier` everybody is believed, signed or not.
+        """
         self.config = config
-        self.undecodable: Counter[str] = Counter()
-        """Messages thrown away because they are none, by kind."""
         self.cycles_count = 0
         self._hands = hands
         self._keeper = keeper
         self._session = session
         self._version = version
-        self._codec = Codec()
+        self._mail = NodeMail(
+            site=config.site, node=config.node, verifier=verifier or Verifier(None)
+        )
         self._state = NodeState()
         self._brain: NodeBrain | None = None
         self._told_state = ""
@@ -70,6 +68,20 @@ class Actuator:
         """The brain. It exists once started."""
         assert self._brain is not None, "start() comes first"
         return self._brain
+
+    @property
+    def undecodable(self) -> Counter[str]:
+        """Messages thrown away because they are none, by kind."""
+        return self._mail.undecodable
+
+    @property
+    def refused(self) -> Counter[str]:
+        """What was not believed or not obeyed, by reason."""
+        return self.brain.refused
+
+    def trust(self, verifier: Verifier) -> None:
+        """Believe others from the next cycle on."""
+        self._mail.verifier = verifier
 
     @property
     def is_ready(self) -> bool:
@@ -112,34 +124,32 @@ class Actuator:
         Returns:
             (`status`, `info`, `telemetry`, `applied` or `event`, JSON) in the order to publish.
         """
-        leases, emergencies = self._decode(incoming)
+        mail = self._mail.read(incoming)
+        self._log(mail)
         report = self._hands.poll(now_s)
         self._find(report)
         turn = take_turn(
-            self.brain, self._hands, report, now_s, wall_s, leases=leases, emergencies=emergencies
+            self.brain,
+            self._hands,
+            report,
+            now_s,
+            wall_s,
+            leases=mail.leases,
+            emergencies=mail.emergencies,
+            orders=mail.orders,
+            refusals=mail.refusals,
         )
         messages = [message for outputs in turn for message in _messages(outputs)]
         self._save(turn, now_s)
         self.cycles_count += 1
         return self._status(messages) + self._alarm(wall_s)
 
-    def _decode(self, incoming: Sequence[Message]) -> tuple[list[Lease], list[Emergency]]:
-        leases: list[Lease] = []
-        emergencies: list[Emergency] = []
-        for kind, data in incoming:
-            try:
-                if kind == "lease":
-                    leases.append(self._codec.decode(data, Lease))
-                elif kind == "emergency":
-                    emergencies.append(self._codec.decode(data, Emergency))
-                else:
-                    raise WireError("an actuator takes leases and emergencies only")
-            except WireError as error:
-                name = kind if kind in ("lease", "emergency") else "other"
-                self.undecodable[name] += 1
-                if self.undecodable[name] == 1:
-                    log.warning("event=message-refused kind=%s error=%s", name, error)
-        return leases, emergencies
+    def _log(self, mail: Mail) -> None:
+        """Say the first garbage of each kind; what is not believed is told by the brain."""
+        for refusal in mail.refusals:
+            garbage = refusal.reason in ("garbage", "oversized")
+            if garbage and self.undecodable[refusal.kind] == 1:
+                log.warning("event=message-refused kind=%s error=%s", refusal.kind, refusal.text)
 
     def _find(self, report: HandsReport) -> None:
         """Record what a GPU was like before the first write ever, and never overwrite that."""

@@ -91,6 +91,11 @@ class IoChild:
         """Of the running child."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether the running child has given a heartbeat: from then on no event is lost in it."""
+        return self._process is not None and self._heard_s > self._started_s
+
     def tend(self, now_s: float) -> None:
         """Start it when it is due and kill it when it is silent; never waits."""
         if self._process is None:

@@ -31,7 +31,10 @@ from daemon.agent.configure import PYTHON, ConfigReader, ConfigRefused, read_con
 from daemon.agent.hands import ThreadedHands
 from daemon.agent.state import DiskKeeper
 from daemon.sd_notify import Notifier
+from daemon.trust_files import TrustError, read_verifier
 from facility.config import AgentConfig
+from facility.signing import Verifier
+from facility.wire import Event, Severity, encode
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +141,7 @@ class Agent:
             session=f"{config.node[:40]}-{os.urandom(8).hex()}",
             version=version,
         )
+        self._news = [self._trust(config)]
         self._child = IoChild(launch or launcher(str(config_path), config.user))
         self._notifier = Notifier(os.environ)
         self._signals: set[int] = set()
@@ -145,6 +149,37 @@ class Agent:
         self._is_ready = False
         self._cycle_s = self._alive_s = self._told_s = -CYCLE_S_MAX
         self._told = ""
+
+    def _trust(self, config: AgentConfig) -> tuple[str, bytes]:
+        """Learn whom to believe, and say so; with a file that cannot be used that is nobody.
+
+        An agent that did not start would leave its clocks where they are: this one starts, and
+        stays at the safe ceiling.
+        """
+        event, level = "trust", logging.INFO
+        severity: Severity = "info"
+        try:
+            verifier = read_verifier(config.trust_file)
+            names = ", ".join(key.who for key in verifier.keys) or "nobody"
+            text = f"leases and emergencies are believed when signed by {names}"
+            if not verifier.asks:
+                event, level, severity = "trust-everybody", logging.WARNING, "warning"
+                text = "there is no trust_file: whoever reaches the broker may command this node"
+        except TrustError as error:
+            verifier = Verifier(())
+            event, level, severity = "trust-nobody", logging.CRITICAL, "critical"
+            text = f"every lease is refused until this is mended: {error}"
+        self._actuator.trust(verifier)
+        log.log(level, "event=%s %s", event, text)
+        return "event", encode(
+            Event(
+                event=event,
+                severity=severity,
+                at_s=time.time(),
+                source=f"node/{config.node}",
+                sentence=text[:1_024],
+            )
+        )
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -185,6 +220,9 @@ class Agent:
             incoming = self._child.receive(now_s)
             messages = self._actuator.cycle(now_s, time.time(), incoming)
             self._child.send(messages, now_s)
+            if self._news and self._child.is_heard:
+                self._child.send(self._news, now_s)
+                self._news = []
             self._child.tend(now_s)
             self._tell_systemd(now_s)
             self._wait()
@@ -236,7 +274,7 @@ class Agent:
             if found is None:
                 return
             self._swap(found, now_s)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TrustError) as error:
             log.error("event=reload-refused kept=old error=%r", str(error))
         self._reader = None
         self._notifier.tell(READY="1")
@@ -245,7 +283,9 @@ class Agent:
         kept = {key: getattr(self._config, key) for key in NEEDS_RESTART}
         changed = [key for key, value in kept.items() if getattr(found, key) != value]
         config = msgspec.structs.replace(found, **kept)
+        verifier = read_verifier(config.trust_file)  # before anything changes
         self._actuator.reconfigure(config)
+        self._actuator.trust(verifier)
         self._config = config
         self._child.send([("reload", b"{}")], now_s)
         log.info("event=reloaded needs_restart=%s", ",".join(changed) or "none")

@@ -22,6 +22,7 @@ import msgspec
 
 from actuators.haproxy import HaproxyRouter
 from actuators.null import NullRouter
+from controllers.door import Door
 from controllers.proof import prove
 from daemon.bus import Bus, LastWords
 from daemon.clock import SystemClock
@@ -33,6 +34,7 @@ from daemon.controller.service import ControllerService, Surroundings
 from daemon.sd_notify import Notifier
 from daemon.store.audit import open_audit
 from daemon.store.history import History, open_history
+from daemon.trust_files import read_signer, read_verifier, trust_events
 from daemon.version import VERSION
 from daemon.web.api import make_app
 from daemon.web.board import Board
@@ -40,6 +42,7 @@ from daemon.web.server import WebServer
 from facility.config import ControllerConfig
 from facility.decisions import Decision
 from facility.loader import load_controller, load_site_config
+from facility.signing import Signer, Verifier
 from facility.topics import Topics
 from facility.topology import Site
 from facility.wire import ControllerStatus, encode
@@ -88,7 +91,8 @@ class ControllerProcess:
         """Run until a signal; returns whether to start again with fresh files.
 
         Raises:
-            StoreError, EpochError, OrdersFileError, WebError, SecretsError: it cannot start.
+            StoreError, EpochError, OrdersFileError, TrustError, WebError, SecretsError: it
+                cannot start.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,6 +117,7 @@ class ControllerProcess:
         directory = Path(config.store.directory)
         epoch = next_epoch(directory, wall_s=clock.wall_s())
         orders = read_orders(directory)
+        verifier, signer = self._keys()
         history = self._history = open_history(config.store, site=self._site.name)
         stack.callback(history.close)
         audit = open_audit(config.store)
@@ -139,6 +144,8 @@ class ControllerProcess:
                 after_cycle=self._after_cycle,
                 keep_orders=lambda state: write_orders(directory, state),
                 raise_epoch=lambda above: next_epoch(directory, wall_s=clock.wall_s(), above=above),
+                door=Door(verifier, opened_at_s=clock.wall_s()),
+                signer=signer,
             ),
             name=config.controller,
             session=session,
@@ -147,9 +154,17 @@ class ControllerProcess:
         )
         self._service = service
         service.subscribe()
+        for event in trust_events(verifier, signer, at_s=clock.wall_s()):
+            service.note(event)
         await bus.start()
         stack.push_async_callback(bus.stop)
         return service
+
+    def _keys(self) -> tuple[Verifier, Signer | None]:
+        """Whom to believe, and what to sign with. Raises TrustError."""
+        path = self._config.signing_key_file
+        signer = None if path is None else read_signer(path, "controller")
+        return read_verifier(self._config.trust_file), signer
 
     def _make_bus(self, session: str, epoch: int) -> Bus:
         name = self._config.controller

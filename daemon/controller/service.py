@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from controllers.cycle import ControlCycle
+from controllers.door import Door
 from controllers.inbox import Inbox
 from controllers.operator import OrdersState
 from controllers.snapshot import Snapshot
@@ -25,6 +26,7 @@ from daemon.store.history import History
 from daemon.web.board import Board
 from facility.decisions import Decision
 from facility.ports import RouterPort
+from facility.signing import Signer
 from facility.topics import COMMAND, SAMPLE, STATE, Topics
 from facility.topology import Site
 from facility.wire import (
@@ -55,7 +57,8 @@ class Surroundings:
     """What the loop is wired to.
 
     `keep_orders` returns what went wrong, empty for nothing. `raise_epoch` returns and records an
-    epoch above the one given.
+    epoch above the one given. `door` says whose requests are believed, everybody's without one;
+    `signer` signs leases and emergencies, which go unsigned without one.
     """
 
     bus: Bus
@@ -67,6 +70,8 @@ class Surroundings:
     after_cycle: Callable[[Decision], None] | None = None
     keep_orders: Callable[[OrdersState], str] = _forget
     raise_epoch: Callable[[int], int] | None = None
+    door: Door | None = None
+    signer: Signer | None = None
 
 
 class ControllerService:
@@ -89,7 +94,7 @@ class ControllerService:
         self._to = surroundings
         self._topics = Topics(site.name)
         self._codec = Codec()
-        self.inbox = Inbox(site, codec=self._codec)
+        self.inbox = Inbox(site, codec=self._codec, door=surroundings.door)
         self._orders = orders or OrdersState()
         self._cycle: ControlCycle | None = None
         self._woken = asyncio.Event()
@@ -273,7 +278,8 @@ class ControllerService:
         """Leases first: they are what keeps nodes above their safe ceilings."""
         bus, topics = self._to.bus, self._topics
         for lease in decision.leases:
-            bus.publish(topics.node(lease.node, "lease"), encode(lease), STATE, lease.lease_s)
+            topic = topics.node(lease.node, "lease")
+            bus.publish(topic, self._sealed(topic, encode(lease)), STATE, lease.lease_s)
         self._publish_emergencies(decision.emergencies)
         for state in decision.domains:
             told = (state.mode, state.sentence, round(state.power_w), state.nodes_missing_count)
@@ -289,6 +295,10 @@ class ControllerService:
                 task.add_done_callback(self._routing.discard)
         for event in decision.events:
             self._say(event)
+
+    def _sealed(self, topic: str, body: bytes) -> bytes:
+        """The message under our signature, if we have one."""
+        return body if self._to.signer is None else self._to.signer.seal(topic, body)
 
     async def _steer(self, router: RouterPort, decision: Decision, service: str) -> None:
         """Apply one routing; a router that refuses or hangs is told of and changes nothing else."""
@@ -312,11 +322,14 @@ class ControllerService:
     def _publish_emergencies(self, emergencies: Sequence[Emergency]) -> None:
         for emergency in emergencies:
             topic = self._topics.domain(emergency.domain, "emergency")
-            self._to.bus.publish(topic, encode(emergency), STATE, urgent=True)
+            payload = self._sealed(topic, encode(emergency))
+            self._to.bus.publish(topic, payload, STATE, urgent=True)
 
     def _serve_requests(self) -> None:
         """Carry out requests; emergencies leave before the answers do."""
         assert self._cycle is not None
+        for answer in self.inbox.take_answers():
+            self._respond(answer)
         requests = self.inbox.take_requests()
         wall_s = self._to.clock.wall_s()
         responses, emergencies, events = self._cycle.handle(requests, wall_s)
@@ -352,6 +365,10 @@ class ControllerService:
 
     def _respond(self, response: Response) -> None:
         self._to.bus.publish(self._topics.response(response.verb), encode(response), COMMAND)
+
+    def note(self, event: Event) -> None:
+        """Tell something that is no decision's: to the page, the store, the audit and the bus."""
+        self._tell(event)
 
     def _tell(self, event: Event) -> None:
         """An event that no decision carries: to the page, the store, the audit and the bus."""

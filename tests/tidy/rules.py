@@ -74,6 +74,7 @@ AGENT: Final = (
 HEAVY_MODULES: Final = frozenset({
     "numpy", "scipy", "sklearn", "pandas", "fastapi", "starlette", "uvicorn", "httpx", "aiohttp",
     "nicegui", "pydantic", "rich", "influxdb_client", "prometheus_client", "sqlite3", "simulator",
+    "cryptography",
 })  # fmt: skip
 """Never in the agent's memory: the controller's libraries, and the twin."""
 
@@ -81,6 +82,7 @@ STANDARD: Final = frozenset(sys.stdlib_module_names)
 MODULES_OF: Final = {
     "nvidia-ml-py": ("pynvml",),
     "pyyaml": ("yaml",),
+    "pynacl": ("nacl",),
     "aiomqtt": ("aiomqtt", "paho"),
     "fastapi": ("fastapi", "starlette"),
     "influxdb-client": ("influxdb_client", "urllib3"),
