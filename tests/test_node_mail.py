@@ -167,9 +167,11 @@ def test_an_operator_may_brake_without_a_controller_and_only_a_controller_ends_i
         "may-not-end",
         "emergency-refused",
     )
+    assert node.actuator.brain.contingencies.active == ("brake",)
     node.cycle(2.5, declared(emergency(False, sequence=3)))
-    assert node.ceilings_mhz == {1800}
-    node.refuses(3.0, brake, "replayed", "emergency-refused")
+    node.cycle(2.6, brake)
+    assert node.actuator.refused["replayed"] == 1
+    assert node.actuator.brain.contingencies.active == ()
     again = Node(node.keeper, session="s2")
     again.refuses(1.0, brake, "replayed", "emergency-refused")
 
