@@ -1,7 +1,8 @@
 """What has arrived, and what of it may be believed.
 
 Callbacks only store here; the cycle takes a snapshot when it is ready. A message that is garbage,
-impossible, out of time or from nobody we know changes nothing but a counter.
+impossible, out of time, from nobody we know or over its sender's budget changes nothing but a
+counter.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from controllers.door import Door, DoorClosed
+from controllers.operator import VERBS
+from controllers.senders import Senders
 from controllers.snapshot import NodeView, Snapshot
 from facility.signing import Verifier
 from facility.topics import Topics
@@ -31,6 +34,11 @@ from facility.wire import (
 REQUESTS_MAX: Final = 256
 FRAMES_MAX: Final = 16_384
 """Frames and reports kept between two cycles: several of every node of a large row."""
+FRAMES_BYTES_MAX: Final = 64 * 1_024 * 1_024
+"""Most kept as sent; what is beyond reaches the cycle, but not the history."""
+EPOCH_AHEAD_MAX: Final = 10_000_000_000
+"""An epoch further ahead of the time of day than any clock that ever set one: a lie, which would
+drive ours beyond what fits a message."""
 SENDERS_MAX: Final = 4_096
 """Refusals are counted per sender up to this many senders, and under `other` beyond."""
 
@@ -80,6 +88,18 @@ class Inbox:
         self._applied: deque[Applied] = deque(maxlen=FRAMES_MAX)
         self._events: deque[Event] = deque(maxlen=REQUESTS_MAX)
         self._node_events: deque[Event] = deque(maxlen=FRAMES_MAX)
+        self._frames_bytes = 0
+        self._late: dict[str, tuple[float, str, bytes]] = {}
+        """By domain the newest emergency message that was over its budget: when, topic, payload."""
+        self._senders = Senders(
+            {
+                *(f"node/{name}" for name in site.nodes),
+                *(f"event/{name}" for name in site.nodes),
+                *(f"request/{verb}" for verb in VERBS),
+                *(f"domain/{name}" for name in site.domains),
+            },
+            telemetry_s=site.control.telemetry_s,
+        )
         self.refused: Counter[tuple[str, str]] = Counter()
         self.accepted: Counter[str] = Counter()
 
@@ -91,20 +111,44 @@ class Inbox:
             return
         kind, name, what = place
         try:
-            if kind == "node":
+            if kind == "node" and self._admits(now_s, wall_s, f"node/{name}", payload):
                 self._receive_node(now_s, wall_s, name, what, payload)
-            elif kind == "request":
+            elif kind == "request" and self._admits(now_s, wall_s, f"request/{name}", payload):
                 self._receive_request(wall_s, topic, payload)
             elif kind == "domain" and what == "emergency":
-                self._receive_emergency(wall_s, topic, payload)
+                if self._admits(now_s, wall_s, f"domain/{name}", payload):
+                    self._receive_emergency(wall_s, topic, payload)
+                elif name in self._site.domains:
+                    # The last one says all of it: it is never lost.
+                    self._late[name] = (wall_s, topic, payload)
             elif kind == "event":
-                self._receive_event(payload)
+                self._receive_event(now_s, wall_s, payload)
         except DoorClosed as error:
             self._refuse(wall_s, error.who or name, error.reason, str(error))
             if error.answer is not None:
                 self._answers.append(error.answer)
         except WireError as error:
             self._refuse(wall_s, name, "garbage", str(error))
+
+    def _admits(self, now_s: float, wall_s: float, sender: str, payload: bytes) -> bool:
+        """Whether the sender's budget covers a message; if not it is counted, and alarmed once."""
+        sender = self._senders.named(sender)
+        order = not sender.startswith(("node/", "event/"))
+        if self._senders.admit(now_s, sender, len(payload), order=order):
+            return True
+        self.refused[sender, "rate-limited"] += 1
+        if self._senders.alarm(now_s, sender):
+            self._events.append(
+                Event(
+                    event="rate-limited",
+                    severity="warning",
+                    at_s=wall_s,
+                    source="inbox",
+                    subject=sender,
+                    sentence=f"{sender} sends more than its budget: what is above is dropped",
+                )
+            )
+        return False
 
     def _receive_request(self, wall_s: float, topic: str, payload: bytes) -> None:
         """Keep a request; of too many the newest is refused, never an older one forgotten."""
@@ -125,11 +169,16 @@ class Inbox:
         self._emergencies.append(emergency)
         self.accepted["emergency"] += 1
 
-    def _receive_event(self, payload: bytes) -> None:
-        """A node's own account; our own events come back on the same topic and are passed over."""
+    def _receive_event(self, now_s: float, wall_s: float, payload: bytes) -> None:
+        """A node's own account; our own events come back on the same topic and are passed over.
+
+        Everybody's events share one topic, so their budget is apart from the node's.
+        """
         event = self._codec.decode(payload, Event)
         kind, _, node = event.source.partition("/")
-        if kind == "node" and node in self._heard:
+        if kind != "node" or node not in self._heard:
+            return
+        if self._admits(now_s, wall_s, f"event/{node}", payload):
             self._node_events.append(event)
             self.accepted["event"] += 1
 
@@ -148,7 +197,9 @@ class Inbox:
                     self._refuse(wall_s, name, *reason)
                     return
                 heard.telemetry, heard.received_at_s = frame, now_s
-                self._frames.append(frame)
+                self._frames_bytes += len(payload)
+                if self._frames_bytes <= FRAMES_BYTES_MAX:
+                    self._frames.append(frame)
             case "info":
                 info = self._codec.decode(payload, NodeInfo)
                 if info.node != name:
@@ -167,6 +218,9 @@ class Inbox:
                 applied = self._codec.decode(payload, Applied)
                 if applied.node != name:
                     self._refuse(wall_s, name, "wrong-node", f"says node {applied.node}")
+                    return
+                if applied.epoch > wall_s + EPOCH_AHEAD_MAX:
+                    self._refuse(wall_s, name, "impossible-epoch", f"epoch {applied.epoch}")
                     return
                 heard.applied, heard.applied_at_s = applied, now_s
                 self._applied.append(applied)
@@ -235,10 +289,19 @@ class Inbox:
 
     def take_emergencies(self) -> tuple[Emergency, ...]:
         """Emergency messages since the last call, oldest first, our own included."""
+        late, self._late = self._late, {}
+        for domain, (wall_s, topic, payload) in late.items():
+            try:
+                self._receive_emergency(wall_s, topic, payload)
+            except DoorClosed as error:
+                self._refuse(wall_s, error.who or domain, error.reason, str(error))
+            except WireError as error:
+                self._refuse(wall_s, domain, "garbage", str(error))
         return _taken(self._emergencies)
 
     def take_frames(self) -> tuple[NodeTelemetry, ...]:
         """Frames that were believed since the last call, for whoever keeps or shows them."""
+        self._frames_bytes = 0
         return _taken(self._frames)
 
     def take_applied(self) -> tuple[Applied, ...]:

@@ -7,9 +7,9 @@ half-applied: a request with anything wrong in it changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from facility.compiler import did_you_mean
 from facility.topology import Site
@@ -26,7 +26,7 @@ class OrdersState(Struct, frozen=True, kw_only=True):
     contingencies: tuple[str, ...] = ()
     brakes: tuple[str, ...] = ()
     drained: tuple[str, ...] = ()
-    caps_w: dict[str, float] = {}
+    caps_w: dict[str, Annotated[float, Meta(gt=0.0)]] = {}
 
 
 class RequestError(ValueError):

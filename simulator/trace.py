@@ -27,6 +27,8 @@ IntArray = NDArray[np.int64]
 COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 TOKENS_MAX: Final = 1_000_000
 ROWS_MAX: Final = 5_000_000
+BYTES_MAX: Final = 256 * 1024 * 1024
+"""Largest trace, unpacked; five million rows of the Azure traces have 220 MB."""
 PROBLEMS_MAX: Final = 20
 BLOCK_S: Final = 20.0
 COPIES_MAX: Final = 100_000
@@ -75,22 +77,28 @@ def load_trace(path: Path) -> Trace:
         TraceError: unreadable, or with bad rows: all of them are named, at most 20 in the text.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(BYTES_MAX + 1)
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from error
     return parse_trace(str(path), data)
 
 
-def parse_trace(name: str, data: bytes) -> Trace:
+def parse_trace(name: str, data: bytes, *, bytes_max: int = BYTES_MAX) -> Trace:
     """Turn the bytes of a file into a trace; `name` is for messages.
 
     Raises:
         TraceError: as `load_trace`.
     """
     try:
-        plain = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        plain = data
+        if data[:2] == b"\x1f\x8b":
+            with gzip.open(io.BytesIO(data)) as packed:
+                plain = packed.read(bytes_max + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise TraceError(f"{name}: broken gzip data: {error}") from error
+    if len(plain) > bytes_max:
+        raise TraceError(f"{name}: more than {bytes_max:,} bytes, unpacked")
     reader = _Reader(name)
     # Bytes that are not UTF-8 become a mark that no valid value contains, so their row is named.
     text = plain.decode("utf-8-sig", errors="replace").replace("\0", "\ufffd")
@@ -107,6 +115,7 @@ class _Reader:
     def __init__(self, name: str) -> None:
         self.name = name
         self.problems: list[str] = []
+        self.problems_count = 0
         self.bad_rows = 0
         self.at_s: list[float] = []
         self.tokens: list[tuple[int, int]] = []
@@ -127,20 +136,23 @@ class _Reader:
                 raise TraceError(f"{self.name}: more than {ROWS_MAX:,} rows")
 
     def _row(self, number: int, row: list[str]) -> None:
-        before = len(self.problems)
+        before = self.problems_count
         if len(row) != len(COLUMNS):
             self._problem(number, f"{len(row)} columns, expected {len(COLUMNS)}")
         else:
             at_s = self._time(number, row[0])
             context = self._tokens(number, COLUMNS[1], row[1])
             generated = self._tokens(number, COLUMNS[2], row[2])
-            if len(self.problems) == before:
+            if self.problems_count == before:
                 self.at_s.append(at_s)
                 self.tokens.append((context, generated))
-        self.bad_rows += len(self.problems) > before
+        self.bad_rows += self.problems_count > before
 
     def _problem(self, number: int, text: str) -> None:
-        self.problems.append(f"row {number}: {text}")
+        """Note a problem; of too many only how many there are."""
+        self.problems_count += 1
+        if self.problems_count <= PROBLEMS_MAX:
+            self.problems.append(f"row {number}: {text}")
 
     def _time(self, number: int, text: str) -> float:
         try:
@@ -170,8 +182,8 @@ class _Reader:
 
     def trace(self) -> Trace:
         if self.problems:
-            more = len(self.problems) - PROBLEMS_MAX
-            lines = self.problems[:PROBLEMS_MAX] + ([f"and {more} more"] if more > 0 else [])
+            more = self.problems_count - PROBLEMS_MAX
+            lines = self.problems + ([f"and {more} more"] if more > 0 else [])
             count = "1 bad row" if self.bad_rows == 1 else f"{self.bad_rows} bad rows"
             raise TraceError(f"{self.name}: {count}\n  " + "\n  ".join(lines))
         if len(self.at_s) < 2 or self.at_s[-1] == self.at_s[0]:

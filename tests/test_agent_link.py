@@ -9,7 +9,14 @@ import msgspec
 import pytest
 
 from daemon.agent.io import Pipe
-from daemon.agent.link import AgentLink, Deliver, agent_bus
+from daemon.agent.link import (
+    COMMAND_BYTES_MAX,
+    COMMAND_COST_BYTES,
+    COMMAND_RATE,
+    AgentLink,
+    Deliver,
+    agent_bus,
+)
 from daemon.agent.pipe import FrameDecoder
 from daemon.bus import Bus
 from facility.config import AgentConfig
@@ -132,3 +139,61 @@ def test_a_kind_that_is_not_published_is_an_error() -> None:
     link = AgentLink(Bus(config.broker, identifier="agent"), config, ignore)
     with pytest.raises(ValueError, match="'lease'"):
         link.send("lease", b"")
+
+
+class Flooded:
+    """A link over a bus that is not connected, with handlers that a test calls as the bus does."""
+
+    def __init__(self) -> None:
+        self.config = agent_config(1, "n1")
+        self.bus = Bus(self.config.broker, identifier="agent")
+        self.given: list[tuple[str, bytes]] = []
+        self.link = AgentLink(self.bus, self.config, lambda *frame: self.given.append(frame))
+        self.link.start()
+
+    def say(self, topic: str, payload: bytes) -> None:
+        self.bus._inbound.receive(topic, payload, False)
+
+
+async def test_of_a_flood_of_leases_a_bounded_number_passes_and_the_newest_at_last() -> None:
+    flooded = Flooded()
+    for number in range(20_000):
+        flooded.say(TOPICS.node("n1", "lease"), b"%05d" % number)
+    room = COMMAND_RATE.burst / COMMAND_COST_BYTES
+    assert room / 2 < len(flooded.given) < room + COMMAND_RATE.per_s / COMMAND_COST_BYTES * 2
+    await until(lambda: flooded.given[-1] == ("lease", b"19999"), "the newest lease")
+    assert len(flooded.given) + flooded.link.frames_dropped["lease"] == 20_000
+
+
+async def test_no_flood_of_leases_or_of_another_domain_holds_up_an_emergency() -> None:
+    flooded = Flooded()
+    for number in range(20_000):
+        flooded.say(TOPICS.node("n1", "lease"), b"%d" % number)
+    flooded.say(TOPICS.domain("row-1", "emergency"), b"on")
+    assert flooded.given[-1] == ("emergency", b"on")
+
+
+async def test_of_a_flood_of_emergencies_the_last_word_arrives() -> None:
+    flooded = Flooded()
+    for number in range(5_000):
+        flooded.say(TOPICS.domain("row-1", "emergency"), b"%04d" % number)
+    await until(lambda: flooded.given[-1] == ("emergency", b"4999"), "the last word")
+
+
+async def test_a_flood_is_told_once_as_an_event_of_the_node() -> None:
+    flooded = Flooded()
+    for number in range(5_000):
+        flooded.say(TOPICS.node("n1", "lease"), b"%d" % number)
+    assert flooded.link.frames_sent["event"] == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "passes"), [(COMMAND_BYTES_MAX, True), (COMMAND_BYTES_MAX + 1, False)]
+)
+async def test_a_command_of_the_largest_size_passes_and_a_larger_one_is_counted(
+    size: int, passes: bool
+) -> None:
+    flooded = Flooded()
+    flooded.say(TOPICS.node("n1", "lease"), b"x" * size)
+    assert len(flooded.given) == passes
+    assert flooded.link.frames_dropped["lease"] == (not passes)

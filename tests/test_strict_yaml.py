@@ -6,9 +6,9 @@ import pytest
 
 from facility.loader import ConfigProblem, dotted
 from facility.strict_yaml import (
+    ALIASED_MAX,
     DEPTH_MAX,
     DIGITS_MAX,
-    ITEMS_MAX,
     TEXT_CHARS_MAX,
     Unreadable,
     parse,
@@ -102,7 +102,22 @@ def test_an_alias_bomb_stops_at_the_bound() -> None:
     document = parse(bomb)
 
     assert isinstance(document.value, Unreadable)
-    assert document.problems[0].text == f"more than {ITEMS_MAX} keys and items, aliases included"
+    assert document.problems[0].text == f"more than {ALIASED_MAX} keys and items through aliases"
+
+
+def test_as_many_items_through_aliases_as_are_allowed_are_read_and_one_more_is_not() -> None:
+    ten = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\nb:\n"  # an alias repeats the list and nine items
+    assert parse(ten + "- *a\n" * (ALIASED_MAX // 10)).problems == ()
+    over = parse(ten + "- *a\n" * (ALIASED_MAX // 10) + "c: *a\n")
+    assert [problem.line for problem in over.problems] == [1]
+
+
+def test_as_many_keys_and_items_as_are_allowed_are_read_and_one_more_is_not() -> None:
+    text = "a: [1, 1]\nb: 1\n"  # a mapping, two keys, a list, three numbers
+    assert parse(text, items_max=7).problems == ()
+    assert [(item.line, item.text) for item in parse(text, items_max=6).problems] == [
+        (2, "not valid YAML: more than 6 keys and items")
+    ]
 
 
 def test_an_alias_of_what_it_stands_in_is_a_problem() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,34 @@ def test_plain_and_gzip_files_read_the_same(tmp_path: Path, line_end: str) -> No
 def test_times_with_a_zone_as_in_the_traces_of_2024_are_read() -> None:
     rows = "2024-05-10 00:00:00.009930+00:00,10,5\n2024-05-10 00:00:01.009930+00:00,10,5\n"
     assert parse_trace("x", (HEADER + rows).encode()).at_s.tolist() == pytest.approx([0.0, 1.0])
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_trace_of_the_largest_size_is_read_and_a_larger_one_refused(
+    pack: Callable[[bytes], bytes],
+) -> None:
+    text = (HEADER + GOOD).encode()
+    assert len(parse_trace("x", pack(text), bytes_max=len(text)).at_s) == 2
+    with pytest.raises(TraceError, match="more than 110 bytes, unpacked"):
+        parse_trace("x", pack(text), bytes_max=len(text) - 1)
+
+
+def test_a_gzip_bomb_is_not_unpacked() -> None:
+    bomb = gzip.compress(bytes(64_000_000), 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TraceError, match="more than 1,000,000 bytes"):
+            parse_trace("x", bomb, bytes_max=1_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_of_many_bad_rows_the_first_are_named_and_the_rest_counted() -> None:
+    said = refused(HEADER + GOOD + "x,1,1\n" * 500)
+    assert "500 bad rows" in said
+    assert said.count("\n") == 21
+    assert said.endswith("and 480 more")
 
 
 @pytest.mark.parametrize(

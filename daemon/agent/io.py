@@ -250,7 +250,8 @@ class IoProcess:
         assert self._bus is not None
         assert self._link is not None
         lines = metrics.bus_lines(self._bus)
-        lines += metrics.frame_lines(self._link.frames_sent, self._link.frames_delivered)
+        link = self._link
+        lines += metrics.frame_lines(link.frames_sent, link.frames_delivered, link.frames_dropped)
         payload = self._latest.get("telemetry")
         if payload is not None:
             age_s = time.monotonic() - self._telemetry_at_s

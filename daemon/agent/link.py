@@ -1,11 +1,15 @@
 """One node's traffic on the bus: which frame goes to which topic, and which topic comes back.
 
 It is the same for an agent of two processes and for one inside the demo. It validates no lease and
-keeps none: payloads pass as bytes, and the actuator judges them.
+keeps none: payloads pass as bytes, and the actuator judges them. A flood on a topic passes at a
+bounded rate, and of what waits the newest counts.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +18,26 @@ from typing import Final
 import msgspec
 
 from daemon.bus import Bus, LastWords
+from facility.budget import Budget, Rate
 from facility.config import AgentConfig
 from facility.topics import COMMAND, SAMPLE, STATE, Delivery, Topics
-from facility.wire import NodeStatus, encode
+from facility.wire import Event, NodeStatus, encode
+
+LOG = logging.getLogger(__name__)
 
 Deliver = Callable[[str, bytes], None]
 """Takes a frame for the actuator: its kind, `lease`, `emergency` or `heartbeat`, and its bytes."""
 
 TELEMETRY_PERIODS_MAX: Final = 2
 """A frame of telemetry that waits longer is not sent: a newer one has made it worthless."""
+
+COMMAND_BYTES_MAX: Final = 65_536
+"""Largest lease or emergency passed on; with 64 GPUs and 256 contingencies a lease has 25 kB."""
+COMMAND_RATE: Final = Rate(per_s=1_048_576.0, burst=2_097_152.0)
+"""Bytes to the actuator from one topic: 250 small messages a second, where one is usual."""
+COMMAND_COST_BYTES: Final = 4_096
+"""What any message costs beside its bytes: it wakes the actuator."""
+ALARM_AGAIN_S: Final = 300.0
 
 _DELIVERIES: Final[dict[str, Delivery]] = {
     "status": STATE,
@@ -68,6 +83,12 @@ class AgentLink:
         """Frames taken from the actuator, by kind."""
         self.frames_delivered: Counter[str] = Counter()
         """Frames given to the actuator, by kind."""
+        self.frames_dropped: Counter[str] = Counter()
+        """Frames for the actuator that were too large, or replaced by a newer one in a flood."""
+        self._budgets: dict[str, Budget] = {}
+        self._held: dict[str, tuple[str, bytes]] = {}
+        """By topic what waits for its budget: the newest message."""
+        self._told_s: dict[str, float] = {}
         self._bus = bus
         self._config = config
         self._topics = Topics(config.site)
@@ -106,11 +127,66 @@ class AgentLink:
         beat = Heartbeat(connected=self._bus.connected, detail=self._bus.detail)
         self._give("heartbeat", msgspec.json.encode(beat))
 
-    def _take_lease(self, _topic: str, payload: bytes, _retained: bool) -> None:
-        self._give("lease", payload)
+    def _take_lease(self, topic: str, payload: bytes, _retained: bool) -> None:
+        self._pass("lease", topic, payload)
 
-    def _take_emergency(self, _topic: str, payload: bytes, _retained: bool) -> None:
-        self._give("emergency", payload)
+    def _take_emergency(self, topic: str, payload: bytes, _retained: bool) -> None:
+        self._pass("emergency", topic, payload)
+
+    def _pass(self, kind: str, topic: str, payload: bytes) -> None:
+        """Give it on if its topic's budget allows, else keep it in place of any that waits.
+
+        Each topic has a budget of its own, so no flood of leases holds up an emergency. Of leases
+        and of emergencies of one domain the last one says all of it.
+        """
+        if len(payload) > COMMAND_BYTES_MAX:
+            self.frames_dropped[kind] += 1
+            self._alarm(kind, topic)
+            return
+        now_s = asyncio.get_running_loop().time()
+        budget = self._budgets.setdefault(topic, Budget(COMMAND_RATE, now_s))
+        if topic in self._held:
+            self.frames_dropped[kind] += 1
+            self._held[topic] = (kind, payload)
+        elif budget.spend(now_s, COMMAND_COST_BYTES + len(payload)):
+            self._give(kind, payload)
+        else:
+            self._held[topic] = (kind, payload)
+            self._alarm(kind, topic)
+            self._wait(topic, now_s)
+
+    def _wait(self, topic: str, now_s: float) -> None:
+        cost = COMMAND_COST_BYTES + len(self._held[topic][1])
+        wait_s = self._budgets[topic].wait_s(now_s, cost)
+        asyncio.get_running_loop().call_later(wait_s, self._release, topic)
+
+    def _release(self, topic: str) -> None:
+        """Give on what waited, or wait on: what waits now may be larger."""
+        now_s = asyncio.get_running_loop().time()
+        kind, payload = self._held[topic]
+        if self._budgets[topic].spend(now_s, COMMAND_COST_BYTES + len(payload)):
+            del self._held[topic]
+            self._give(kind, payload)
+        else:
+            self._wait(topic, now_s)
+
+    def _alarm(self, kind: str, topic: str) -> None:
+        """Say that somebody floods a topic: at once, and again while it goes on."""
+        now_s = asyncio.get_running_loop().time()
+        last_s = self._told_s.get(topic)
+        if last_s is not None and now_s - last_s < ALARM_AGAIN_S:
+            return
+        self._told_s[topic] = now_s
+        LOG.warning("event=rate-limited kind=%s topic=%s", kind, topic)
+        event = Event(
+            event="rate-limited",
+            severity="warning",
+            at_s=time.time(),
+            source=f"node/{self._config.node}",
+            subject=kind,
+            sentence=f"{topic} brings more than an actuator is given: only the newest passes",
+        )
+        self.send("event", encode(event))
 
     def _give(self, kind: str, payload: bytes) -> None:
         if not payload:

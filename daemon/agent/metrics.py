@@ -117,12 +117,17 @@ def bus_lines(bus: Bus) -> list[str]:
     )
 
 
-def frame_lines(sent: Mapping[str, int], delivered: Mapping[str, int]) -> list[str]:
+def frame_lines(
+    sent: Mapping[str, int], delivered: Mapping[str, int], dropped: Mapping[str, int]
+) -> list[str]:
     """Return the frames that went from the actuator to the broker, and back, by kind."""
     text = "Frames between actuator and broker."
     samples: list[Sample] = [({"kind": kind, "to": "broker"}, sent[kind]) for kind in sorted(sent)]
     samples += [({"kind": kind, "to": "actuator"}, delivered[kind]) for kind in sorted(delivered)]
-    return family("ampacity_agent_frames_total", "counter", text, samples)
+    lost: list[Sample] = [({"kind": kind}, dropped[kind]) for kind in sorted(dropped)]
+    lines = family("ampacity_agent_frames_total", "counter", text, samples)
+    text = "Frames for the actuator that a flood replaced, or that were too large."
+    return lines + family("ampacity_agent_frames_dropped_total", "counter", text, lost)
 
 
 def telemetry_lines(telemetry: NodeTelemetry, *, age_s: float) -> list[str]:

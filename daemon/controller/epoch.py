@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 EPOCH_MAX: Final = 2**53
+TEXT_CHARS_MAX: Final = 64
+"""Most that is read of the file; Python refuses to convert thousands of digits."""
 
 
 class EpochError(Exception):
@@ -33,6 +35,8 @@ def next_epoch(directory: Path, *, wall_s: float, above: int = 0) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         before = _read(path)
         epoch = epoch_after(before, wall_s=wall_s, above=above)
+        if epoch > EPOCH_MAX:
+            raise EpochError(f"epoch {epoch} is above {EPOCH_MAX}: {path} is kept as it was")
         _write(path, epoch)
     except OSError as error:
         raise EpochError(f"cannot keep the epoch in {path}: {error.strerror or error}") from error
@@ -46,12 +50,13 @@ def epoch_after(before: int, *, wall_s: float, above: int) -> int:
 
 def _read(path: Path) -> int:
     try:
-        text = path.read_text(encoding="ascii").strip()
+        with path.open(encoding="ascii") as file:
+            text = file.read(TEXT_CHARS_MAX).strip()
     except FileNotFoundError:
         return 0
     except UnicodeDecodeError as error:
         raise EpochError(f"{path} is not a number") from error
-    if not text.isdecimal() or not 0 < int(text) < EPOCH_MAX:
+    if not text.isdecimal() or len(text) >= TEXT_CHARS_MAX or not 0 < int(text) < EPOCH_MAX:
         raise EpochError(
             f"{path} holds {text[:40]!r}, not an epoch: write a whole number there that is above"
             " every epoch this site has seen (`ampacity status` shows it), or remove the file"

@@ -28,7 +28,7 @@ def read_orders(directory: Path) -> OrdersState:
         return msgspec.json.decode(path.read_bytes(), type=OrdersState)
     except FileNotFoundError:
         return OrdersState()
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OrdersFileError(
             f"{path} cannot be read ({error}): mend it, or remove it to start without any cap,"
             " brake, drain or contingency"
