@@ -14,12 +14,13 @@ from facility.budget import Budget, Rate
 
 NODE_MESSAGES_PER_S: Final = 20.0
 """Beside telemetry: state, reports of writes and events at twice an agent's ten steps a second."""
-FRAMES_PER_PERIOD: Final = 4.0
+FRAMES_MAX: Final = 4.0
+"""Frames of telemetry in the time of one."""
 NODE_BURST_S: Final = 5.0
 NODE_BYTES: Final = Rate(per_s=512 * 1_024, burst=1_024 * 1_024)
 """A frame of 64 GPUs with ten samples each is about 30 kB; four of the largest message at once."""
 
-ORDER_MESSAGES: Final = Rate(per_s=20.0, burst=60.0)
+ORDER_MESSAGES: Final = Rate(per_s=20.0, burst=100.0)
 """Of each verb, and of emergencies of each domain: people and scripts, not machines."""
 ORDER_BYTES: Final = Rate(per_s=128 * 1_024, burst=512 * 1_024)
 
@@ -34,7 +35,7 @@ class Senders:
 
     def __init__(self, known: Collection[str], *, telemetry_s: float) -> None:
         """Know these senders; whoever else comes shares the budget of `STRANGERS`."""
-        per_s = NODE_MESSAGES_PER_S + FRAMES_PER_PERIOD / telemetry_s
+        per_s = NODE_MESSAGES_PER_S + FRAMES_MAX / telemetry_s
         self._node_messages = Rate(per_s=per_s, burst=NODE_BURST_S * per_s)
         self._known = frozenset(known)
         self._budgets: dict[str, tuple[Budget, Budget]] = {}

@@ -10,7 +10,6 @@ import pytest
 
 from daemon.agent.io import Pipe
 from daemon.agent.link import (
-    COMMAND_BYTES_MAX,
     COMMAND_COST_BYTES,
     COMMAND_RATE,
     AgentLink,
@@ -185,15 +184,3 @@ async def test_a_flood_is_told_once_as_an_event_of_the_node() -> None:
     for number in range(5_000):
         flooded.say(TOPICS.node("n1", "lease"), b"%d" % number)
     assert flooded.link.frames_sent["event"] == 1
-
-
-@pytest.mark.parametrize(
-    ("size", "passes"), [(COMMAND_BYTES_MAX, True), (COMMAND_BYTES_MAX + 1, False)]
-)
-async def test_a_command_of_the_largest_size_passes_and_a_larger_one_is_counted(
-    size: int, passes: bool
-) -> None:
-    flooded = Flooded()
-    flooded.say(TOPICS.node("n1", "lease"), b"x" * size)
-    assert len(flooded.given) == passes
-    assert flooded.link.frames_dropped["lease"] == (not passes)

@@ -31,8 +31,6 @@ Deliver = Callable[[str, bytes], None]
 TELEMETRY_PERIODS_MAX: Final = 2
 """A frame of telemetry that waits longer is not sent: a newer one has made it worthless."""
 
-COMMAND_BYTES_MAX: Final = 65_536
-"""Largest lease or emergency passed on; with 64 GPUs and 256 contingencies a lease has 25 kB."""
 COMMAND_RATE: Final = Rate(per_s=1_048_576.0, burst=2_097_152.0)
 """Bytes to the actuator from one topic: 250 small messages a second, where one is usual."""
 COMMAND_COST_BYTES: Final = 4_096
@@ -84,7 +82,7 @@ class AgentLink:
         self.frames_delivered: Counter[str] = Counter()
         """Frames given to the actuator, by kind."""
         self.frames_dropped: Counter[str] = Counter()
-        """Frames for the actuator that were too large, or replaced by a newer one in a flood."""
+        """Frames for the actuator that a newer one replaced in a flood."""
         self._budgets: dict[str, Budget] = {}
         self._held: dict[str, tuple[str, bytes]] = {}
         """By topic what waits for its budget: the newest message."""
@@ -139,10 +137,6 @@ class AgentLink:
         Each topic has a budget of its own, so no flood of leases holds up an emergency. Of leases
         and of emergencies of one domain the last one says all of it.
         """
-        if len(payload) > COMMAND_BYTES_MAX:
-            self.frames_dropped[kind] += 1
-            self._alarm(kind, topic)
-            return
         now_s = asyncio.get_running_loop().time()
         budget = self._budgets.setdefault(topic, Budget(COMMAND_RATE, now_s))
         if topic in self._held:

@@ -126,7 +126,7 @@ def frame_lines(
     samples += [({"kind": kind, "to": "actuator"}, delivered[kind]) for kind in sorted(delivered)]
     lost: list[Sample] = [({"kind": kind}, dropped[kind]) for kind in sorted(dropped)]
     lines = family("ampacity_agent_frames_total", "counter", text, samples)
-    text = "Frames for the actuator that a flood replaced, or that were too large."
+    text = "Frames for the actuator that a newer one replaced in a flood."
     return lines + family("ampacity_agent_frames_dropped_total", "counter", text, lost)
 
 

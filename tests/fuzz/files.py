@@ -73,7 +73,7 @@ domains:
   - {name: a, kind: feed, rating_w: 4000, trip_curve: slow}
   - {name: b, kind: feed, rating_w: 4000}
   - {name: r, kind: rack, rating_w: 4000, derating_ratio: 0.8, parents: [a, b]}
-  - {name: z, kind: zone, rating_w: 3000}
+  - {name: z, kind: zone, rating_w: 4000}
 nodes:
   - {name: n01, model: d, parents: [r], zone: z, service: chat}
   - {name: n02, model: d, parents: [r], zone: z, priority: low}
