@@ -3,7 +3,8 @@
 Reads what HAProxy holds, sends only what differs, and reports what was refused as sentences. It
 decides no weight, never edits HAProxy's configuration, and never undoes an operator's `maint`.
 
-HAProxy itself keeps a weight for ever: a steering process that dies leaves it. Where that matters,
+HAProxy itself keeps a weight and a `maxconn` for ever, and forgets what was configured: a steering
+process that dies leaves them, and the next one sets what its own file says. Where that matters,
 give the servers an agent-check (`agent-check agent-port P agent-inter 1s`) whose answer, `up 50%`
 or `drain`, stops counting when nobody answers any more.
 """
@@ -11,6 +12,8 @@ or `drain`, stops counting when nobody answers any more.
 from __future__ import annotations
 
 import asyncio
+import csv
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ COARSE_RATIO: Final = 0.05
 
 _FORCED_MAINT: Final = 0x01  # srv_admin_state bits, HAProxy's server-t.h
 _FORCED_DRAIN: Final = 0x08
+_STAT_SERVERS: Final = 4  # `show stat` of servers alone, HAProxy's management guide 9.3
 
 
 class _Refused(Exception):
@@ -37,12 +41,16 @@ class _Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """A server as HAProxy holds it: its weight now, as configured, and its forced states."""
+    """A server as HAProxy holds it: its weight now, as configured, and its forced states.
+
+    `requests_max` is its `maxconn`, 0 for no limit; None where nobody wants to know.
+    """
 
     weight: int
     weight_configured: int
     maint: bool
     drain: bool
+    requests_max: int | None = None
 
     def percent_for(self, route: EndpointRoute) -> int:
         """The share to ask for. HAProxy cuts the product down, and a live share must not be 0."""
@@ -57,7 +65,7 @@ class _Server:
 
 
 class HaproxyRouter:
-    """Weights and drains of one HAProxy; a `RouterPort`.
+    """Weights, drains and batch limits of one HAProxy; a `RouterPort`.
 
     Every call reads the state of the backend first. Hence nothing is sent twice, and an HAProxy
     that restarted with the weights of its configuration is corrected by the next call.
@@ -67,14 +75,16 @@ class HaproxyRouter:
         """Remember where HAProxy listens; nothing is opened before the first call."""
         self._socket = config.socket
         self._backends = dict(config.backends)
+        self._requests_max = dict(config.requests_per_server_max)
         self._timeout_s = timeout_s
         self._steered: dict[str, Routing] = {}
         self._busy = asyncio.Lock()
 
     async def apply(self, routing: Routing) -> Sequence[str]:
-        """Set weights and drains; a service without a backend here is left to other routers.
+        """Set weights, drains and limits; a service without a backend here is left to others.
 
-        Servers that the routing does not name are left alone.
+        Servers that the routing does not name are left alone, and so is `maxconn` where no
+        `requests_per_server_max` says what it should be.
 
         Returns:
             One sentence per endpoint that refused, or one for all when HAProxy cannot be reached.
@@ -83,10 +93,10 @@ class HaproxyRouter:
             return ()
         async with self._busy:
             self._steered[routing.service] = routing
-            return await self._steer(self._backends[routing.service], routing.endpoints)
+            return await self._steer(routing.service, routing.endpoints)
 
     async def expire(self, now_s: float) -> Sequence[str]:
-        """Give equal weights back wherever a routing ended at or before `now_s` unrenewed.
+        """Give equal weights and full batches back where a routing ended by `now_s` unrenewed.
 
         `now_s` is on the clock of `Routing.at_s`. What could not be given back is tried again on
         the next call.
@@ -100,7 +110,7 @@ class HaproxyRouter:
                     EndpointRoute(endpoint=route.endpoint, weight_ratio=1.0)
                     for route in routing.endpoints
                 ]
-                refused = await self._steer(self._backends[service], equal)
+                refused = await self._steer(service, equal)
                 complaints += refused
                 if not refused:
                     del self._steered[service]
@@ -110,9 +120,12 @@ class HaproxyRouter:
         """Let go: no connection is kept between calls. What was steered decays by `expire`."""
         self._steered.clear()
 
-    async def _steer(self, backend: str, routes: Sequence[EndpointRoute]) -> list[str]:
+    async def _steer(self, service: str, routes: Sequence[EndpointRoute]) -> list[str]:
+        backend, normal = self._backends[service], self._requests_max.get(service)
         try:
             servers = await self._state(backend)
+            if normal is not None:
+                servers = await self._with_limits(backend, servers)
         except _Refused as refused:
             return [str(refused)]
         complaints: list[str] = []
@@ -122,7 +135,8 @@ class HaproxyRouter:
             if server is None:
                 complaints.append(_no_server(backend, route.endpoint, servers))
                 continue
-            commands += [(route.endpoint, text) for text in _changes(backend, route, server)]
+            changes = _changes(backend, route, server) + _limit(backend, route, server, normal)
+            commands += [(route.endpoint, text) for text in changes]
             complaints += _coarse(backend, route, server)
         for batch in _batches(commands):
             complaints += await self._send(backend, batch)
@@ -142,6 +156,21 @@ class HaproxyRouter:
             return {row["srv_name"]: _server(row) for row in rows}
         except (KeyError, ValueError) as error:
             raise _Refused(f"HAProxy's servers state of {backend!r} is unreadable") from error
+
+    async def _with_limits(
+        self, backend: str, servers: Mapping[str, _Server]
+    ) -> dict[str, _Server]:
+        """The servers with their `maxconn`, which only the statistics tell (column `slim`)."""
+        answer = await self._ask(f"show stat {backend} {_STAT_SERVERS} -1")
+        rows = list(csv.DictReader(answer.removeprefix("# ").splitlines()))
+        try:
+            limits = {row["svname"]: int(row["slim"] or 0) for row in rows}
+            return {
+                name: dataclasses.replace(server, requests_max=limits[name])
+                for name, server in servers.items()
+            }
+        except (KeyError, ValueError, TypeError) as error:
+            raise _Refused(f"HAProxy's statistics of {backend!r} are unreadable") from error
 
     async def _send(self, backend: str, batch: Sequence[tuple[str, str]]) -> list[str]:
         try:
@@ -206,6 +235,16 @@ def _changes(backend: str, route: EndpointRoute, server: _Server) -> list[str]:
     if route.drain != server.drain and not server.maint:
         commands.append(f"{where} state {'drain' if route.drain else 'ready'}")
     return commands
+
+
+def _limit(backend: str, route: EndpointRoute, server: _Server, normal: int | None) -> list[str]:
+    """The command for the batch, if any. A limit of 0 would be none at all to HAProxy."""
+    if normal is None:
+        return []
+    wanted = max(1, round(normal * route.batch_ratio))
+    if server.requests_max == wanted:
+        return []
+    return [f"set maxconn server {backend}/{route.endpoint} {wanted}"]
 
 
 def _coarse(backend: str, route: EndpointRoute, server: _Server) -> list[str]:

@@ -15,13 +15,14 @@ from controllers.alarms import EnvelopeAlarms
 from controllers.contingency import Prearmed
 from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
 from controllers.ledger import Clamped, Ledger
+from controllers.need import needs
 from controllers.nodes_power import NodesPower
 from controllers.operator import Orders
 from controllers.policies import make_policy
 from controllers.policy import Proposal, Situation
 from controllers.reaction import HopWatch, ReactionMeter
 from controllers.report import Outcome, Reporter, headline
-from controllers.routing import Router
+from controllers.routing import Router, Steering
 from controllers.silence import is_mass_silence, is_unlocked
 from controllers.snapshot import NodeView, Snapshot, reported_ceiling_mhz
 from controllers.thermal import ZoneBudgets, ZoneHeat
@@ -34,7 +35,6 @@ from facility.wire import (
     Lease,
     Request,
     Response,
-    Routing,
 )
 from predictors.power import PowerForecaster
 
@@ -155,10 +155,10 @@ class ControlCycle:
                 for name, mhz in prearmed.items()
             },
         )
-        domains = self._reporter.domains(outcome)
+        steering = self._steer(outcome, self._reporter.domains(outcome))
+        domains = steering.domains
         nodes, events = self._reporter.nodes(outcome), self._reporter.events(outcome, domains)
         events += self._alarms.step(snapshot, exceeded=clamped.exceeded, slow=self.reactions.slow)
-        routing = self._route(outcome, domains)
         return Decision(
             decision_id=decision_id,
             at_s=now_s,
@@ -167,26 +167,28 @@ class ControlCycle:
             domains=domains,
             nodes=nodes,
             leases=leases,
-            routing=routing,
+            routing=() if self.site.control.shadow else steering.routing,
             # Last: what is announced counts as said, so nothing may fail after it.
             emergencies=self._announce(snapshot.wall_s),
-            events=events,
+            events=(*events, *steering.events),
         )
 
-    def _route(self, outcome: Outcome, domains: tuple[DomainState, ...]) -> tuple[Routing, ...]:
-        """Weights and drains; in shadow they are decided and not sent."""
-        pressure = {
-            state.domain: state.forecast_w / state.capacity_w if state.capacity_w > 0.0 else 2.0
-            for state in domains
-        }
-        routing = self._router.step(
+    def _steer(self, outcome: Outcome, domains: tuple[DomainState, ...]) -> Steering:
+        """What happens to requests, after the clocks; in shadow it is decided and not sent."""
+        situation = outcome.situation
+        return self._router.step(
             outcome.snapshot,
+            domains,
+            needs(
+                situation,
+                ceiling_mhz=outcome.ceiling_mhz,
+                bound_by=outcome.bound_by,
+                modes={state.domain: state.mode for state in domains},
+            ),
             decision_id=outcome.decision_id,
-            modes={state.domain: state.mode for state in domains},
-            pressure=pressure,
             drained=frozenset(self.orders.drained),
+            hold=situation.hold,
         )
-        return () if self.site.control.shadow else routing
 
     def _welcome_back(self, views: list[NodeView], movable: BoolArray) -> None:
         """A node that can be moved again starts from where it says it is: un-capping is ramped."""

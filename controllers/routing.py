@@ -1,27 +1,48 @@
-"""Where requests should go: away from domains that shave, run hot or have gone.
+"""Where requests should go, and how many: away from domains that shave, run hot or have gone.
 
 Clocks act first, in milliseconds; routing follows after a domain has been under pressure for a
-few seconds, moves by small steps, and decays by itself when no controller renews it.
+few seconds, moves by small steps, and decays by itself when no controller renews it. What clocks
+cannot solve is `controllers.escalation`'s; here it becomes part of the routing message. Steps that
+touch an endpoint anew are counted against the site's budget; weights come back uncounted, because
+they come back by small steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from controllers.snapshot import Snapshot
-from facility.topology import Site
-from facility.wire import EndpointRoute, Mode, Routing
+import msgspec
 
-PATIENCE_S: Final = 5.0
-"""A domain must be under pressure this long before requests move: clocks first."""
+from controllers.escalation import Change, Escalation, named
+from controllers.need import Need
+from controllers.snapshot import Snapshot
+from controllers.steps import StepBudget
+from facility.topology import Site
+from facility.wire import DomainState, EndpointRoute, Event, Routing, Severity
+
 STEP_RATIO: Final = 0.1
 WEIGHT_RATIO_MIN: Final = 0.2
 """Never steered to nothing by pressure alone: an endpoint without load tells nothing."""
+STEER_BELOW_RATIO: Final = 0.95
+"""An endpoint with its full share keeps it until it should have less than this."""
 REPUBLISH_S: Final = 10.0
+NEVER_HEARD_S: Final = 30.0
+"""A node that has not been heard for so long after a start is taken for gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What one cycle does to requests: messages, what it says, and domains that now say it too."""
+
+    routing: tuple[Routing, ...]
+    domains: tuple[DomainState, ...]
+    events: tuple[Event, ...]
 
 
 class Router:
-    """Turns pressure into endpoint weights, one service at a time."""
+    """Turns pressure and need into endpoint weights and limits, one service at a time."""
 
     def __init__(self, site: Site, *, valid_s: float = 3 * REPUBLISH_S) -> None:
         self._site = site
@@ -35,33 +56,147 @@ class Router:
             for service in site.services
         }
         self._weight = {name: 1.0 for names in self._endpoints.values() for name in names}
-        self._pressed_since_s: dict[str, float] = {}
+        self._budget = StepBudget(site.control.automatic_steps_per_minute_max)
+        self._escalation = Escalation(site, self._budget)
+        self._steered: set[str] = set()
+        self._silent: set[str] = set()
+        self._heard: set[str] = set()
+        self._started_at_s: float | None = None
         self._sent: dict[str, tuple[float, tuple[EndpointRoute, ...]]] = {}
+
+    @property
+    def steps_count(self) -> int:
+        """Automatic steps taken since the start."""
+        return self._budget.taken_count
 
     def step(
         self,
         snapshot: Snapshot,
+        domains: tuple[DomainState, ...],
+        needs: Mapping[str, Need],
         *,
         decision_id: str,
-        modes: dict[str, Mode],
-        pressure: dict[str, float],
         drained: frozenset[str],
-    ) -> tuple[Routing, ...]:
-        """Return the routings to publish: what changed, and what must be renewed.
+        hold: bool,
+    ) -> Steering:
+        """Decide about requests: what changed, and what must be renewed.
 
         Args:
             snapshot: this cycle's snapshot; missing nodes are drained.
+            domains: states of this cycle; their sentences gain what was taken for them.
+            needs: need of each domain.
             decision_id: of this cycle.
-            modes: mode of each domain.
-            pressure: forecast over capacity of each domain; hot zones are above 1.
             drained: nodes that an operator has drained.
+            hold: too much of the site is silent.
         """
-        self._note_pressure(snapshot.now_s, modes)
+        now_s = snapshot.now_s
+        self._note_silent(snapshot, drained)
+        changes = self._escalation.step(now_s, needs, hold=hold)
+        found = [_told(change) for change in changes]
+        felt = self._felt(now_s, domains)
+        for names in self._endpoints.values():
+            found += self._weigh(now_s, names, felt)
+        return Steering(
+            routing=self._routings(snapshot, decision_id, drained),
+            domains=tuple(self._with_words(state) for state in domains),
+            events=tuple(
+                Event(
+                    event=event,
+                    severity=severity,
+                    at_s=snapshot.wall_s,
+                    source="controller",
+                    subject=subject,
+                    sentence=sentence[:1024],
+                    decision_id=decision_id,
+                )
+                for event, severity, subject, sentence in found
+            ),
+        )
+
+    def _with_words(self, state: DomainState) -> DomainState:
+        words = self._escalation.words(state.domain)
+        if not words:
+            return state
+        return msgspec.structs.replace(state, sentence=f"{state.sentence}; {words}"[:1024])
+
+    def _note_silent(self, snapshot: Snapshot, drained: frozenset[str]) -> None:
+        """Who is silent and shall get no request; never a whole service: then nothing is known."""
+        now_s = snapshot.now_s
+        if self._started_at_s is None:
+            self._started_at_s = now_s
+        missing = {name for name, view in snapshot.nodes.items() if view.missing}
+        self._heard |= snapshot.nodes.keys() - missing
+        self._silent &= missing
+        for names in self._endpoints.values():
+            if missing.union(drained).issuperset(names):
+                self._silent.difference_update(names)
+                continue
+            for name in names:
+                known = name in self._heard or now_s - self._started_at_s > NEVER_HEARD_S
+                if name not in missing or name in self._silent or not known:
+                    continue
+                if self._budget.take(now_s):
+                    self._silent.add(name)
+
+    def _felt(self, now_s: float, domains: tuple[DomainState, ...]) -> dict[str, float]:
+        """Per endpoint the highest pressure among its domains that have been pressed long enough.
+
+        Pressure is forecast over capacity; a domain without capacity counts double.
+        """
+        pressed = self._escalation.pressed(now_s)
+        pressure = {
+            state.domain: state.forecast_w / state.capacity_w if state.capacity_w > 0.0 else 2.0
+            for state in domains
+            if state.domain in pressed
+        }
+        return {
+            name: max(
+                (pressure.get(domain, 0.0) for domain in self._site.nodes[name].ancestors),
+                default=0.0,
+            )
+            for name in self._weight
+        }
+
+    def _weigh(self, now_s: float, names: list[str], felt: Mapping[str, float]) -> list[_Told]:
+        """Move the weights of one service a step; says who is steered away from anew, and why."""
+        if not names:
+            return []
+        # Only differences move load: when every endpoint is pressed alike, none is better.
+        least = min(felt[name] for name in names)
+        begun, ended = [], []
+        for name in names:
+            wanted = max(WEIGHT_RATIO_MIN, 1.0 - 4.0 * (felt[name] - least))
+            if name not in self._steered:
+                if wanted >= STEER_BELOW_RATIO or not self._budget.take(now_s):
+                    continue
+                self._steered.add(name)
+                begun.append(name)
+            moved = self._weight[name]
+            moved += min(max(wanted - moved, -STEP_RATIO), STEP_RATIO)
+            self._weight[name] = min(max(moved, 0.0), 1.0)
+            if wanted >= STEER_BELOW_RATIO and self._weight[name] >= wanted - 1e-9:
+                self._weight[name] = 1.0
+                self._steered.discard(name)
+                ended.append(name)
+        told: list[_Told] = []
+        service = self._site.nodes[names[0]].service or ""
+        if begun:
+            there = f"{100 * max(felt[name] for name in begun):.0f} % of capacity there"
+            sentence = f"fewer requests to {named(begun)}: {there}, {100 * least:.0f} % elsewhere"
+            told.append(("rerouted", "info", service, f"{service}: {sentence}"))
+        if ended:
+            sentence = f"{service}: the full share of requests again to {named(ended)}"
+            told.append(("rerouted", "info", service, sentence))
+        return told
+
+    def _routings(
+        self, snapshot: Snapshot, decision_id: str, drained: frozenset[str]
+    ) -> tuple[Routing, ...]:
         routings = []
         for service, names in self._endpoints.items():
             if not names:
                 continue
-            routes = self._routes(snapshot, names, pressure, drained)
+            routes = tuple(self._route(name, drained) for name in names)
             sent_at_s, sent = self._sent.get(service, (-1e9, ()))
             if routes == sent and snapshot.now_s - sent_at_s < REPUBLISH_S:
                 continue
@@ -77,55 +212,22 @@ class Router:
             )
         return tuple(routings)
 
-    def _note_pressure(self, now_s: float, modes: dict[str, Mode]) -> None:
-        for domain, mode in modes.items():
-            if mode is Mode.NORMAL:
-                self._pressed_since_s.pop(domain, None)
-            else:
-                self._pressed_since_s.setdefault(domain, now_s)
-
-    def _routes(
-        self,
-        snapshot: Snapshot,
-        names: list[str],
-        pressure: dict[str, float],
-        drained: frozenset[str],
-    ) -> tuple[EndpointRoute, ...]:
-        felt = {name: self._felt(snapshot.now_s, name, pressure) for name in names}
-        # Only differences move load: when every endpoint is pressed alike, none is better.
-        least = min(felt.values())
-        routes = []
-        for name in names:
-            wanted = max(WEIGHT_RATIO_MIN, 1.0 - 4.0 * (felt[name] - least))
-            self._weight[name] += min(max(wanted - self._weight[name], -STEP_RATIO), STEP_RATIO)
-            gone = snapshot.nodes[name].missing or name in drained
-            routes.append(
-                EndpointRoute(
-                    endpoint=name,
-                    weight_ratio=round(min(max(self._weight[name], 0.0), 1.0), 2),
-                    drain=gone,
-                )
-            )
-        if all(route.drain for route in routes) and not drained.issuperset(names):
-            # Nothing is known about any endpoint: the telemetry is gone, not the service.
-            routes = [
-                EndpointRoute(
-                    endpoint=route.endpoint,
-                    weight_ratio=route.weight_ratio,
-                    drain=route.endpoint in drained,
-                )
-                for route in routes
-            ]
-        return tuple(routes)
-
-    def _felt(self, now_s: float, name: str, pressure: dict[str, float]) -> float:
-        """The highest pressure among the node's domains that have been pressed long enough."""
-        ancestors = self._site.nodes[name].ancestors
-        return max(
-            (
-                pressure.get(domain, 0.0)
-                for domain in ancestors
-                if now_s - self._pressed_since_s.get(domain, now_s) >= PATIENCE_S
-            ),
-            default=0.0,
+    def _route(self, name: str, drained: frozenset[str]) -> EndpointRoute:
+        taken = self._escalation.taken(name)
+        batch_ratio = self._site.control.escalation_batch_ratio
+        return EndpointRoute(
+            endpoint=name,
+            weight_ratio=round(self._weight[name], 2),
+            drain=taken.off or name in self._silent or name in drained,
+            batch_ratio=batch_ratio if taken.batch else 1.0,
+            quality_level=min(taken.quality_level, self._site.nodes[name].quality_levels),
         )
+
+
+_Told = tuple[str, Severity, str, str]
+"""Event, severity, subject and sentence."""
+
+
+def _told(change: Change) -> _Told:
+    event = "eased" if change.given_back else "escalated"
+    return event, change.severity, change.domain, change.sentence

@@ -320,6 +320,7 @@ class _Compiler:
                     priority(node),
                     node.service is not None and services[node.service].routable,
                     ancestors[node.name],
+                    services[node.service].quality_levels if node.service is not None else 0,
                 )
                 for node in self.config.nodes
             },

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from facility.wire import Name
+from facility.wire import QUALITY_LEVELS_MAX, Name
 
 PolicyName = Literal["none", "brake-only", "uniform", "polca", "ampacity"]
 POLICIES: tuple[PolicyName, ...] = ("none", "brake-only", "uniform", "polca", "ampacity")
@@ -89,11 +89,15 @@ class TripCurveConfig(_Section, frozen=True, kw_only=True):
 
 
 class ServiceConfig(_Section, frozen=True, kw_only=True):
-    """A served model: its priority, and whether the router may shift its load between nodes."""
+    """A served model: its priority, and whether the router may shift its load between nodes.
+
+    `quality_levels` is how many rungs below full quality its engines or routers know.
+    """
 
     name: Name
     priority: Literal["high", "low"]
     routable: bool = True
+    quality_levels: Annotated[int, Meta(ge=0, le=QUALITY_LEVELS_MAX)] = 0
 
 
 class NodeConfig(_Section, frozen=True, kw_only=True):
@@ -155,6 +159,10 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     `forecast_quantile` is the share of futures that the forecast covers, `spike_ratio` the fastest
     rise of an inference row within one reaction (POLCA: 9 % within 2 s, for a whole row).
 
+    What clocks cannot solve is taken from requests, in steps (`controllers.escalation`): the next
+    `escalation_settle_s` after the one before, each undone after `escalation_calm_s` with room,
+    and at most `automatic_steps_per_minute_max` endpoints a minute; 0 forbids them all.
+
     `ledger` holds every lease against the trip curves; off is for comparing policies in the twin.
     `ignored_locks_max` is how many nodes below any domain may run unlocked without anybody's
     notice: safe ceilings and leases leave room for so many.
@@ -174,6 +182,10 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     forecast_quantile: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.99
     spike_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.09
     missing_ratio_max: Ratio = 0.2
+    automatic_steps_per_minute_max: Annotated[int, Meta(ge=0, le=10_000)] = 10
+    escalation_settle_s: PeriodS = 10.0
+    escalation_calm_s: PeriodS = 60.0
+    escalation_batch_ratio: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.5
     ledger: bool = True
     ignored_locks_max: Annotated[int, Meta(ge=0, le=4_096)] = 0
     reaction: ReactionConfig = ReactionConfig()
@@ -275,11 +287,13 @@ class HttpConfig(_Section, frozen=True, kw_only=True):
 class HaproxyConfig(_Section, frozen=True, kw_only=True):
     """An HAProxy to steer: its runtime socket, and the backend that serves each service.
 
-    A server in the backend has the node's name.
+    A server in the backend has the node's name. `requests_per_server_max` is, for each service
+    whose batch may be limited, how many requests one of its servers takes at once otherwise.
     """
 
     socket: PathText
     backends: dict[Name, str]
+    requests_per_server_max: dict[Name, Annotated[int, Meta(ge=1, le=1_000_000)]] = {}
 
 
 class ControllerConfig(_Section, frozen=True, kw_only=True):

@@ -45,6 +45,11 @@ def controller_problems(config: ControllerConfig) -> tuple[Problem, ...]:
             if not ROUTER_NAME.fullmatch(backend):
                 text = f"{backend!r} is no HAProxy name; allowed are letters, digits and _ . : -"
                 problems.append(Problem(("haproxy", "backends", service), text))
+        for service in config.haproxy.requests_per_server_max:
+            if service not in config.haproxy.backends:
+                text = f"no backend serves {service!r}; name one in backends"
+                key: Key = ("haproxy", "requests_per_server_max", service)
+                problems.append(Problem(key, text))
     return tuple(problems)
 
 

@@ -329,6 +329,7 @@ CONTROLLER_COMMENTS: Final = {
     " always in `directory`.",
     "http": "The page, the API and the metrics.",
     "haproxy": "Steers an HAProxy through its runtime socket: the backend of each service. Its"
-    " servers have the nodes' names and `weight 100`.",
+    " servers have the nodes' names and `weight 100`. To cut batches it must know each service's"
+    " requests_per_server_max.",
 }
 """What is written above each key of the top level; the empty key is the top of the file."""

@@ -131,7 +131,10 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One server; `ancestors` are all domains that feel its power, its zone included."""
+    """One server; `ancestors` are all domains that feel its power, its zone included.
+
+    `quality_levels` are the rungs below full quality that its service knows.
+    """
 
     name: str
     model: NodeModel
@@ -141,6 +144,7 @@ class Node:
     priority: str
     routable: bool
     ancestors: tuple[str, ...]
+    quality_levels: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ MESSAGE_BYTES_MAX: Final = 262_144
 GPUS_PER_NODE_MAX: Final = 64
 SAMPLES_PER_FRAME_MAX: Final = 1_024
 CONTINGENCIES_MAX: Final = 256
+QUALITY_LEVELS_MAX: Final = 16
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)")]
 """One topic level: lower case letters, digits and inner dashes, at most 63 characters."""
@@ -246,15 +247,24 @@ class DomainState(Struct, frozen=True, kw_only=True, tag_field="type", tag="doma
 
 
 class EndpointRoute(Struct, frozen=True, kw_only=True):
-    """Where a router may send requests: `weight_ratio` 0 to 1 of its normal share, or drained."""
+    """Where a router may send requests: `weight_ratio` 0 to 1 of its normal share, or drained.
+
+    `batch_ratio` is the share of its normal batch, requests at once, that the endpoint may be
+    given. `quality_level` is how many rungs below full quality it should serve, 0 for none.
+    """
 
     endpoint: Name
     weight_ratio: Annotated[float, Meta(ge=0.0, le=1.0)]
     drain: bool = False
+    batch_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    quality_level: Annotated[int, Meta(ge=0, le=QUALITY_LEVELS_MAX)] = 0
 
 
 class Routing(Struct, frozen=True, kw_only=True, tag_field="type", tag="routing"):
-    """Weights and drains of one service. It decays to equal weights `valid_s` after `at_s`."""
+    """Weights, drains and limits of one service.
+
+    It decays to equal weights without limits `valid_s` after `at_s`.
+    """
 
     service: Name
     decision_id: Text

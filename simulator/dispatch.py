@@ -1,7 +1,7 @@
 """The twin's request router: weighted least-loaded over the endpoints of a service.
 
-It takes the weights and drains of `facility.wire.Routing` as a real router would, and forgets them
-when they are no longer valid. It decides no weights.
+It takes the weights, drains and limits of `facility.wire.Routing` as a real router would, and
+forgets them when they are no longer valid. It decides no weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ BoolArray = NDArray[np.bool_]
 class Dispatcher:
     """Endpoints of every service with their weights; one endpoint per node.
 
-    `weight` is of shape (nodes,); 0 means drained. `priorities` are those of the services.
+    `weight`, `batch_ratio` and `quality_level` are of shape (nodes,); weight 0 means drained.
+    `priorities` are those of the services.
     """
 
     def __init__(self, site: Site) -> None:
@@ -40,6 +41,8 @@ class Dispatcher:
         self.shares = counts / max(counts.sum(), 1.0)
         self._steps = np.cumsum(self.shares)
         self.weight = np.ones(len(nodes))
+        self.batch_ratio = np.ones(len(nodes))
+        self.quality_level = np.zeros(len(nodes), dtype=np.int64)
         self._up = np.ones(len(nodes), dtype=np.bool_)
         self._price = [np.ones(len(endpoints)) for endpoints in self._endpoints]
         self._until_s: dict[int, float] = {}
@@ -95,7 +98,7 @@ class Dispatcher:
         return chosen
 
     def apply(self, routing: Routing, now_s: float) -> list[str]:
-        """Take weights and drains, all or what is possible; one sentence for each refusal."""
+        """Take weights, drains and limits, all or what is possible; a sentence per refusal."""
         if routing.service not in self.services:
             return [f"no service is named {routing.service!r}"]
         refused = []
@@ -104,15 +107,20 @@ class Dispatcher:
                 refused.append(f"{route.endpoint} is no endpoint of {routing.service}")
             else:
                 weight = 0.0 if route.drain else route.weight_ratio
-                self.weight[self._names[route.endpoint]] = weight
+                place = self._names[route.endpoint]
+                self.weight[place] = weight
+                self.batch_ratio[place] = route.batch_ratio
+                self.quality_level[place] = route.quality_level
         self._until_s[self.services.index(routing.service)] = now_s + routing.valid_s
         self._reprice()
         return refused
 
     def expire(self, now_s: float) -> None:
-        """Back to equal weights where the last routing is no longer valid."""
+        """Back to equal weights without limits where the last routing is no longer valid."""
         for service, until_s in list(self._until_s.items()):
             if now_s > until_s:
-                self.weight[self._endpoints[service]] = 1.0
+                endpoints = self._endpoints[service]
+                self.weight[endpoints] = self.batch_ratio[endpoints] = 1.0
+                self.quality_level[endpoints] = 0
                 del self._until_s[service]
                 self._reprice()

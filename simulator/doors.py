@@ -227,7 +227,7 @@ class SimulatedRouter:
         self._clock = clock
 
     async def apply(self, routing: Routing) -> Sequence[str]:
-        """Take weights and drains; valid for `valid_s` from now on."""
+        """Take weights, drains and limits; valid for `valid_s` from now on."""
         return self.steer(routing)
 
     def steer(self, routing: Routing) -> Sequence[str]:

@@ -50,6 +50,7 @@ class Engine:
     bandwidth_knee: float = 0.55  # from memory
     sequence_s: float = 8e-5  # assumption: slope of ML.ENERGY's 405B on 8 H100, scaled
     batch_max: int = 128
+    quality_work_ratio: float = 0.7  # work left by each rung of quality: assumption
     queue_max: int = 512  # requests at one engine, its batch included
     chunk_tokens: float = 2048.0  # usual chunk of chunked prefill                   from memory
     prefill_share_max: float = 0.80  # a 2048-token chunk beside a decode step, by time

@@ -7,6 +7,7 @@ run to the last bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,7 @@ from controllers.node_lease import NodeMemory
 from controllers.node_mail import NodeMail
 from controllers.node_turn import take_turn
 from facility.config import AgentConfig
+from facility.decisions import Decision
 from facility.example import agent_config
 from facility.ports import GpuPort
 from facility.signing import Verifier
@@ -41,10 +43,14 @@ WALL_START_S: Final = 1_700_000_000.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A declared contingency that happens at `at_s`; who watches it says so in the same step."""
+    """A declared contingency that happens at `at_s`; who watches it says so in the same step.
+
+    It is over at `ends_at_s`, or never.
+    """
 
     contingency: str
     at_s: float
+    ends_at_s: float | None = None
 
 
 class OfflineNode:
@@ -129,11 +135,14 @@ class OfflineRun:
         failure: Failure | None = None,
         sample_hz: float = 2.0,
         make_writer: MakeWriter = PlainWriter,
+        on_decision: Callable[[Decision], None] | None = None,
     ) -> None:
         self.site = site
+        self._on_decision = on_decision
         self.plant = Plant(site, settings)
         self.watch = Watch(self.plant)
         self._failure = failure
+        self._failing: Failure | None = None
         self._topics = Topics(site.name)
         self._inbox = Inbox(site, codec=Codec())
         self._cycle = ControlCycle(site, epoch=1, started_at_s=0.0)
@@ -154,9 +163,7 @@ class OfflineRun:
         """Run from time 0 and return the report."""
         self.plant.start()
         while self.plant.now_s < duration_s - 1e-9:
-            if self._failure is not None and self.plant.now_s >= self._failure.at_s - 1e-9:
-                self._fail(self._failure.contingency)
-                self._failure = None
+            self._have_failures()
             self.plant.step()
             self.watch.look()
             self._step_nodes()
@@ -165,13 +172,27 @@ class OfflineRun:
                 self._step_controller()
         return self.watch.report()
 
+    def _have_failures(self) -> None:
+        now_s = self.plant.now_s + 1e-9
+        if self._failure is not None and now_s >= self._failure.at_s:
+            self._fail(self._failure.contingency)
+            self._failing, self._failure = self._failure, None
+        if self._failing is not None and now_s >= (self._failing.ends_at_s or math.inf):
+            self.plant.end(self._failing.contingency)
+            self._say(self._failing.contingency, on=False)
+            self._failing = None
+
     def _fail(self, name: str) -> None:
         self.watch.failed(
             {node: armed[name] for node, armed in self._armed_mhz.items() if name in armed}
         )
         self.plant.begin(name)
+        self._say(name, on=True)
+
+    def _say(self, name: str, *, on: bool) -> None:
+        """The monitor's word."""
         request = Request(
-            verb="contingency", by="ups-monitor", args={"contingency": name, "on": True}
+            verb="contingency", by="ups-monitor", args={"contingency": name, "on": on}
         )
         wall_s = WALL_START_S + self.plant.now_s
         _, emergencies, _ = self._cycle.handle((request,), wall_s)
@@ -202,6 +223,8 @@ class OfflineRun:
         snapshot = self._inbox.snapshot(now_s, WALL_START_S + now_s, self._cycle.orders.active)
         decision = self._cycle.step(snapshot)
         self.watch.decided(decision)
+        if self._on_decision is not None:
+            self._on_decision(decision)
         places = {node.config.node: node for node in self._nodes}
         for lease in decision.leases:
             self._armed_mhz[lease.node] = dict(lease.contingency_ceilings_mhz)

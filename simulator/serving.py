@@ -97,14 +97,17 @@ class Engines:
         taken = np.flatnonzero(~homeless)
         node = node[taken]
         context = arrivals.context_tokens[taken]
-        work_s = self.engine.prefill_s(context.astype(np.float64), REFERENCE_FLOP_PER_S)
+        # A lower quality is a smaller or terser model: less work for the prompt, fewer tokens.
+        kept = self.engine.quality_work_ratio ** self.dispatcher.quality_level[node]
+        generated = np.maximum(np.rint(arrivals.generated_tokens[taken] * kept), 1.0)
+        work_s = kept * self.engine.prefill_s(context.astype(np.float64), REFERENCE_FLOP_PER_S)
         self.requests.add(
             node=node,
             at_s=arrivals.at_s[taken],
             mark=self._line_up(node, work_s),
             work_s=work_s,
             context=context,
-            generated=arrivals.generated_tokens[taken],
+            generated=generated.astype(np.int64),
             priority=priority[taken],
         )
         self.load += np.bincount(node, minlength=self._count)
@@ -126,7 +129,9 @@ class Engines:
         backlog_s = self._tail - table.prefilled_s
         decoding = self.batch > 0.0
         share_max = np.where(decoding, self.engine.prefill_share_max, 1.0)
-        share_max *= self.up & (self.batch < self.engine.batch_max)
+        # What waits before a full batch may as well wait at the router: it costs no power there.
+        batch_max = np.ceil(self.engine.batch_max * self.dispatcher.batch_ratio)
+        share_max *= self.up & (self.batch < batch_max)
         rate = speed * share_max
         share = np.minimum(backlog_s / (speed * dt_s), share_max)
         key_tokens = self._key_tokens + self.batch * table.decoded

@@ -25,14 +25,22 @@ START_TRIES_MAX: Final = 5
 
 
 class Backend:
-    """One HTTP server that answers every GET with its name."""
+    """One HTTP server that answers every GET with its name, while its door is open."""
 
     def __init__(self, name: str) -> None:
         """Listen on a free port of 127.0.0.1."""
         self.name = name
+        self.door = door = threading.Event()
+        """Requests that have come wait here; open at first."""
+        self.held = held = set[int]()
+        """Requests that have come and are not answered, by thread."""
+        door.set()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                held.add(threading.get_ident())
+                door.wait(START_S)
+                held.discard(threading.get_ident())
                 body = name.encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -50,7 +58,8 @@ class Backend:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening; whoever waits is let go."""
+        self.door.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -80,6 +89,8 @@ class Haproxy:
         self._servers, self._free_port = dict(servers), free_port
         self._backend, self._weight, self._level = backend, weight, level
         self.port = 0
+        self.backends: tuple[Backend, ...] = ()
+        """What serves behind it, where `running_haproxy` started that too."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -145,6 +156,7 @@ class Haproxy:
 defaults
   mode http
   timeout connect 1s
+  timeout queue 10s
   timeout client 5s
   timeout server 5s
 frontend in
@@ -170,6 +182,7 @@ def running_haproxy(
     ports = {backend.name: backend.port for backend in backends}
     haproxy = Haproxy(directory, ports, free_port, weight=weight, level=level)
     try:
+        haproxy.backends = tuple(backends)
         haproxy.start()
         yield haproxy
     finally:

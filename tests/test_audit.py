@@ -132,7 +132,11 @@ def test_routes_and_emergencies_are_changes_once(audit: Audit) -> None:
         decision_id="d1",
         at_s=NOW_S,
         valid_s=60.0,
-        endpoints=(EndpointRoute(endpoint="n1", weight_ratio=0.5),),
+        endpoints=(
+            EndpointRoute(endpoint="n1", weight_ratio=0.5),
+            EndpointRoute(endpoint="n2", weight_ratio=0.5, drain=True, batch_ratio=0.5),
+            EndpointRoute(endpoint="n3", weight_ratio=1.0, batch_ratio=0.5, quality_level=1),
+        ),
     )
     emergency = Emergency(
         domain="row-1",
@@ -148,7 +152,11 @@ def test_routes_and_emergencies_are_changes_once(audit: Audit) -> None:
     (record,) = flushed(audit).records()
     changes = json.loads(record.body)["changes"]
     assert [change["kind"] for change in changes] == ["site", "routing", "emergency"]
-    assert changes[1]["detail"] == {"n1": 0.5}
+    assert changes[1]["detail"] == {
+        "n1": 0.5,
+        "n2": "drain",
+        "n3": {"weight_ratio": 1.0, "batch_ratio": 0.5, "quality_level": 1},
+    }
     assert changes[2]["detail"]["by"] == "ops"
 
 

@@ -119,7 +119,8 @@ def test_every_problem_of_a_file_is_reported_at_once_in_the_order_of_its_lines()
             "control.cycles_s: unknown key; allowed are policy, shadow, cycle_s, telemetry_s,"
             " lease_s, stale_s, clock_skew_s, horizon_s, target_ratio, release_ratio,"
             " raise_ratio_per_s, forecast_quantile, spike_ratio, missing_ratio_max,"
-            " ledger, ignored_locks_max, reaction;"
+            " automatic_steps_per_minute_max, escalation_settle_s, escalation_calm_s,"
+            " escalation_batch_ratio, ledger, ignored_locks_max, reaction;"
             " did you mean 'cycle_s'?",
         ),
     ]
@@ -243,6 +244,12 @@ def test_an_agent_file_that_contradicts_itself_is_refused(
             "http:\n",
             "haproxy: {socket: /s, backends: {chat: 'be; shutdown'}}\nhttp:\n",
             "haproxy.backends.chat: 'be; shutdown' is no HAProxy name",
+        ),
+        (
+            "http:\n",
+            "haproxy: {socket: /s, backends: {chat: be}, requests_per_server_max: {chta: 9}}\n"
+            "http:\n",
+            "haproxy.requests_per_server_max.chta: no backend serves 'chta'",
         ),
         ("site_file: /etc", "sitefile: /etc", "unknown key"),
     ],

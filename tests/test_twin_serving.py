@@ -289,3 +289,68 @@ def test_the_last_minute_forgets_what_is_older() -> None:
     book.close_second()
     assert book.last_minute(0).ttft_p50_s is None
     assert book.total(0).ttft_p50_s == pytest.approx(9.0, rel=0.01)
+
+
+def limits(*, batch_ratio: float = 1.0, quality_level: int = 0) -> Routing:
+    """The same limits for every chat endpoint."""
+    return Routing(
+        service="chat",
+        decision_id="d",
+        at_s=0.0,
+        valid_s=10.0,
+        endpoints=tuple(
+            EndpointRoute(
+                endpoint=name,
+                weight_ratio=1.0,
+                batch_ratio=batch_ratio,
+                quality_level=quality_level,
+            )
+            for name in CHAT
+        ),
+    )
+
+
+def largest_batch(bench: Bench, seconds: float) -> float:
+    """The largest batch of any engine of chat."""
+    largest = 0.0
+    for _ in range(round(seconds / STEP_S)):
+        bench.run(STEP_S)
+        largest = max(largest, float(bench.engines.batch[[0, 2, 4]].max()))
+    return largest
+
+
+@pytest.mark.parametrize(("batch_ratio", "batch"), [(1.0, 32), (0.5, 16), (0.01, 1)])
+def test_a_batch_ratio_limits_how_many_requests_decode_together(
+    site: Site, batch_ratio: float, batch: int
+) -> None:
+    bench = Bench(site, Engine(batch_max=32, queue_max=10_000))
+    bench.engines.dispatcher.apply(limits(batch_ratio=batch_ratio), 0.0)
+    bench.ask(context=64, generated=400, count=600)
+    # Prompts that end within one step go into the batch together.
+    assert batch <= largest_batch(bench, 5.0) <= batch + 12
+    assert bench.counts()[2] == 0
+
+
+def test_limits_end_with_the_routing_that_set_them(site: Site) -> None:
+    dispatcher = Dispatcher(site)
+    dispatcher.apply(limits(batch_ratio=0.5, quality_level=2), 5.0)
+    dispatcher.expire(15.0)
+    assert dispatcher.batch_ratio[0] == 0.5
+    assert dispatcher.quality_level[0] == 2
+    dispatcher.expire(15.1)
+    assert dispatcher.batch_ratio.min() == 1.0
+    assert dispatcher.quality_level.max() == 0
+
+
+def test_each_rung_of_quality_leaves_a_part_of_the_work(site: Site) -> None:
+    took = []
+    for level in (0, 1, 2):
+        bench = Bench(site)
+        bench.engines.dispatcher.apply(limits(quality_level=level), 0.0)
+        bench.engines.dispatcher.weight[[1, 3]] = 0.0  # batch takes nothing
+        bench.ask(context=8000, generated=1, count=40)
+        bench.run(30.0)
+        took.append(bench.latency(TTFT)[0])
+    ratio = Engine().quality_work_ratio
+    assert took[1] / took[0] == pytest.approx(ratio, rel=0.05)
+    assert took[2] / took[1] == pytest.approx(ratio, rel=0.05)

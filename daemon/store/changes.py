@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from facility.decisions import Decision
-from facility.wire import Emergency, Routing
+from facility.wire import Emergency, EndpointRoute, Routing
 
 _FIGURE: Final = re.compile(r"(?<![\w-])-?\d[\d.,]*")
 """A number that is no part of a name: `row-1` and `n12` stay, `1410 MHz` and `30s` do not."""
@@ -84,11 +84,21 @@ def _keyed(decision: Decision) -> Iterator[tuple[Change, Hashable]]:
 
 
 def _keyed_routing(routing: Routing) -> tuple[Change, Hashable]:
-    detail = {
-        route.endpoint: "drain" if route.drain else route.weight_ratio
-        for route in routing.endpoints
-    }
+    detail = {route.endpoint: _route(route) for route in routing.endpoints}
     return Change("routing", routing.service, "", "", detail), routing.endpoints
+
+
+def _route(route: EndpointRoute) -> str | float | dict[str, float]:
+    """A route as it is audited: the weight alone while nothing is taken."""
+    if route.drain:
+        return "drain"
+    if route.batch_ratio == 1.0 and route.quality_level == 0:
+        return route.weight_ratio
+    return {
+        "weight_ratio": route.weight_ratio,
+        "batch_ratio": route.batch_ratio,
+        "quality_level": route.quality_level,
+    }
 
 
 def _keyed_emergency(emergency: Emergency) -> tuple[Change, Hashable]:
