@@ -6,6 +6,7 @@ the path of an ordinary user, /usr/sbin is looked into as well.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -14,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
@@ -189,6 +190,32 @@ def running_haproxy(
         haproxy.stop()
         for backend in backends:
             backend.stop()
+
+
+async def command(haproxy: Haproxy, text: str) -> str:
+    """What an operator types at HAProxy's own socket."""
+    reader, writer = await asyncio.open_unix_connection(str(haproxy.socket))
+    writer.write(text.encode() + b"\n")
+    answer = await reader.read()
+    writer.close()
+    return answer.decode()
+
+
+@contextlib.asynccontextmanager
+async def wiretap(haproxy: Haproxy, path: Path) -> AsyncIterator[list[str]]:
+    """A socket before HAProxy's own that hands everything on and notes each line sent."""
+    lines: list[str] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        lines.append(line.decode().rstrip("\n"))
+        writer.write((await command(haproxy, lines[-1])).encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(relay, path)
+    async with server:
+        yield lines
 
 
 def _program() -> str:
