@@ -171,6 +171,7 @@ class ControlCycle:
             # Last: what is announced counts as said, so nothing may fail after it.
             emergencies=self._announce(snapshot.wall_s),
             events=(*events, *steering.events),
+            hops=self.reactions.hops,
         )
 
     def _steer(self, outcome: Outcome, domains: tuple[DomainState, ...]) -> Steering:

@@ -14,6 +14,7 @@ import numpy as np
 
 from controllers.snapshot import NodeView, Snapshot
 from facility.config import ControlConfig
+from facility.decisions import HopTime
 from facility.topology import Contingency
 from facility.wire import Lease
 
@@ -138,19 +139,24 @@ class ReactionMeter:
         return self._now
 
     @property
-    def slow(self) -> tuple[str, ...]:
-        """One sentence per hop that is slower than its bound."""
-        bounds_s = {
+    def hops(self) -> tuple[HopTime, ...]:
+        """Bound and measurement of every hop."""
+        bounds_s: dict[Hop, float] = {
             "report": self.bounds.report_s,
             "decide": self.bounds.decide_s,
             "act": self.bounds.act_s,
             "expire": self.bounds.expire_s,
         }
+        return tuple(HopTime(hop, bounds_s[hop], self.measured_s.get(hop)) for hop in HOPS)
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """One sentence per hop that is slower than its bound."""
         return tuple(
-            f"{hop} took {self.measured_s[hop]:.2f} s (99.9th percentile), the site file promises"
-            f" {bounds_s[hop]:.2f} s"
-            for hop in HOPS
-            if self.measured_s.get(hop, 0.0) > bounds_s[hop]
+            f"{item.hop} took {item.measured_s:.2f} s (99.9th percentile), the site file promises"
+            f" {item.bound_s:.2f} s"
+            for item in self.hops
+            if item.measured_s is not None and item.measured_s > item.bound_s
         )
 
 

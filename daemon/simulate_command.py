@@ -28,6 +28,8 @@ from simulator.scenario import CheckResult, Scenario, judge, run_scenario, scena
 from simulator.trace import Trace, load_trace
 
 SEEDS_MAX: Final = 100_000
+SWITCHES: Final = {"on": "true", "off": "false"}
+"""On a command line a switch is on or off; files say true and false."""
 SHOWN: Final = (
     "tripped",
     "row_power_ratio_max",
@@ -139,7 +141,8 @@ def load_scenario(name: str, settings: Sequence[str]) -> Scenario:
     for item in settings:
         if "=" not in item:
             raise ArgumentError(f"--set {item}: expected KEY=VALUE")
-    changes = dict(item.split("=", 1) for item in settings)
+    pairs = (item.split("=", 1) for item in settings)
+    changes = {key: SWITCHES.get(value, value) for key, value in pairs}
     return load_document(read_config(str(path)), name, Scenario, changes)
 
 

@@ -30,6 +30,18 @@ class NodeDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class HopTime:
+    """One hop of the reaction: the bound of the site file, and the 99.9th percentile measured.
+
+    `measured_s` is None until there are enough observations.
+    """
+
+    hop: str
+    bound_s: float
+    measured_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """One cycle. `at_s` is the controller's monotonic clock, `wall_s` the time of day."""
 
@@ -43,3 +55,4 @@ class Decision:
     routing: tuple[Routing, ...]
     emergencies: tuple[Emergency, ...]
     events: tuple[Event, ...]
+    hops: tuple[HopTime, ...] = ()

@@ -258,8 +258,23 @@ class Stage:
 
 
 def demo_site(settings: DemoSettings) -> Site:
-    """The example row under the policy asked for; others than ours as published, without ledger."""
+    """The example row under the policy asked for; others than ours as published, without ledger.
+
+    Messages and computing take real time, and simulated time runs faster: the reaction is slower
+    by the same factor, and leases are held against that.
+    """
     config = row_site()
-    ours = settings.policy == "ampacity"
-    control = msgspec.structs.replace(config.control, policy=settings.policy, ledger=ours)
+    ours, real = settings.policy == "ampacity", config.control.reaction
+    control = msgspec.structs.replace(
+        config.control,
+        policy=settings.policy,
+        ledger=ours,
+        reaction=msgspec.structs.replace(
+            real,
+            sample_s=real.sample_s * settings.speed,
+            transport_s=real.transport_s * settings.speed,
+            decide_s=real.decide_s * settings.speed,
+            apply_s=real.apply_s * settings.speed,
+        ),
+    )
     return compile_site(msgspec.structs.replace(config, control=control))

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from daemon.web.board import Board, PriorityTraffic, Snapshot
 from daemon.web.views import is_missing, lease_view, telemetry_age_s
+from facility.decisions import HopTime
 from facility.wire import DomainState, GpuReading, Mode, Quality
 
 Rows = Iterator[tuple[tuple[str, ...], float]]
@@ -128,6 +129,16 @@ def _contingencies(snapshot: Snapshot) -> Rows:
         yield (name,), float(name in snapshot.contingencies)
 
 
+def _hops(value: Callable[[HopTime], float | None]) -> Callable[[Snapshot], Rows]:
+    def rows(snapshot: Snapshot) -> Rows:
+        for item in snapshot.decision.hops if snapshot.decision else ():
+            number = value(item)
+            if number is not None:
+                yield (item.hop,), number
+
+    return rows
+
+
 def _telemetry_age_s(snapshot: Snapshot, node: str) -> float:
     """Never heard is infinitely old, so that an alert on age needs no second rule."""
     age_s = telemetry_age_s(snapshot, node)
@@ -194,6 +205,10 @@ TABLE: Final = (
            ("node",), _nodes(lambda snapshot, node: float(is_missing(snapshot, node)))),
     Series("telemetry_age", "seconds", "Age of a node's last frame, +Inf when there was none.",
            ("node",), _nodes(_telemetry_age_s)),
+    Series("reaction_bound", "seconds", "How long a hop of the reaction may take at most.",
+           ("hop",), _hops(lambda item: item.bound_s)),
+    Series("reaction_p999", "seconds", "How long a hop took, as a 99.9th percentile.",
+           ("hop",), _hops(lambda item: item.measured_s)),
     Series("requests_served", "", "Requests answered.",
            ("priority",), _traffic(lambda traffic: traffic.served_count), "counter"),
     Series("requests_lost", "", "Requests lost or refused.",

@@ -52,6 +52,8 @@ CONTROL: Final = ControlConfig(
     raise_ratio_per_s=0.5,
     missing_ratio_max=0.4,  # of three nodes one may be missing before nothing is raised
 )
+MILD_RATIO: Final = 1.15
+"""Sold so far beyond its capacity that a lost feed is an emergency and full clocks are leased."""
 MILD_C: Final = 24.0
 CALL_TIMEOUT_S: Final = 0.5
 LIGHT_INTENSITY: Final = 0.15
@@ -131,7 +133,9 @@ class Rig:
         """Write the files of `site`, three nodes in one rack unless told otherwise."""
         self.directory = directory
         self.broker = broker
-        self.site_config = site or row_site(site="lab", nodes=3, control=CONTROL)
+        self.site_config = site or row_site(
+            site="lab", nodes=3, oversubscription_ratio=MILD_RATIO, control=CONTROL
+        )
         self.site = compile_site(self.site_config)
         self.topics = Topics(self.site.name)
         self.safe_mhz = next(iter(self.site.nodes.values())).model.gpu.safe_ceiling_mhz

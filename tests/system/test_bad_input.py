@@ -106,6 +106,31 @@ def test_an_unknown_policy_in_the_file_is_told_with_its_line_and_the_known_ones(
     assert "brake-only" in said
 
 
+def unproved() -> str:
+    """A site that not even its safe ceilings keep within what one feed carries."""
+    return site_yaml(row_site(site="lab", nodes=4, oversubscription_ratio=1.6, control=CONTROL))
+
+
+def test_a_site_whose_lease_proof_fails_is_not_actuated(place: Place) -> None:
+    place.site.write_text(unproved())
+    said = place.refusal()
+    line = next(n for n, text in enumerate(unproved().splitlines(), 1) if "name: ups-b" in text)
+    assert f"{place.site}:{line}: domains[1]: FAIL: ups-b, ups-a-lost: " in said
+    assert "would pass with at most 3 of its servers" in said
+
+
+def test_a_site_whose_lease_proof_fails_may_be_watched(place: Place) -> None:
+    place.site.write_text(unproved().replace("shadow: false", "shadow: true"))
+    command = ampacity("controller", "--config", place.config)
+    controller = Process("controller", command, place.directory, None)
+    controller.start()
+    try:
+        wait_until(lambda: "event=started" in controller.tail(), "started", but=controller.tail)
+        assert "shadow=True" in controller.tail()
+    finally:
+        controller.end()
+
+
 def test_an_unknown_policy_of_the_demo_is_wrong_usage() -> None:
     said = answer("demo", "--policy", "polka")
     assert said.code == 2

@@ -15,7 +15,7 @@ from facility.example import row_site
 from tests.haproxy_server import Haproxy, running_haproxy
 from tests.servers import Mosquitto, take_free_port
 from tests.system.processes import answer, wait_until
-from tests.system.rig import CONTROL, MILD_C, Rig
+from tests.system.rig import CONTROL, MILD_C, MILD_RATIO, Rig
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +26,7 @@ REQUESTS: Final = 40
 
 def two_aisles() -> SiteConfig:
     """One node in each of two racks, each rack in an aisle of its own; both serve chat."""
-    site = row_site(site="lab", nodes=2, control=CONTROL)
+    site = row_site(site="lab", nodes=2, oversubscription_ratio=MILD_RATIO, control=CONTROL)
     copies = {"rack-01": "rack-02", "aisle-1": "aisle-2"}
     domains = [
         msgspec.structs.replace(domain, name=copies[domain.name])
