@@ -21,6 +21,7 @@ from controllers.node_lease import (
     contingency_ceiling_mhz,
 )
 from controllers.node_limits import Ramp
+from controllers.node_local import LocalBook, LocalTrigger
 from controllers.node_mail import Refusal
 from controllers.node_report import NodeReporter
 from controllers.node_view import NodeView
@@ -54,6 +55,7 @@ class NodeBrain:
         )
         self.contingencies = ContingencyBook(memory.emergencies)
         self.contingencies.keep_only(config.domains)
+        self.local = LocalBook(config.ups, memory.local)
         self.events = EventLog(config.node)
         self.view = NodeView(config, self.events)
         self.ramp = Ramp()
@@ -90,6 +92,7 @@ class NodeBrain:
             epoch=self.book.epoch,
             sequence=self.book.sequence,
             emergencies=self.contingencies.records,
+            local=self.local.records,
         )
 
     def next_deadline_s(self) -> float:
@@ -123,6 +126,7 @@ class NodeBrain:
             raise ValueError("actuate cannot change in a running agent: restart it")
         self.config = self.view.config = config
         self.contingencies.keep_only(config.domains)
+        self.local.reconfigure(config.ups)
 
     def step(self, now_s: float, wall_s: float, inputs: NodeInputs) -> NodeOutputs:
         """Take what has happened and say what to do now.
@@ -146,6 +150,8 @@ class NodeBrain:
             self._obey(emergency, now_s)
         for order in inputs.orders:
             self._obey(order.emergency, now_s, key=order.key)
+        for trigger in inputs.local:
+            self._hear(trigger, now_s)
         for lease in inputs.leases:
             self._take(lease, now_s)
         outputs = NodeOutputs(
@@ -204,6 +210,23 @@ class NodeBrain:
                 every_s=0.0,
             )
 
+    def _hear(self, trigger: LocalTrigger, now_s: float) -> None:
+        """A UPS of this node's own speaks: act as on an announcement, without one."""
+        contingency = self.local.hear(trigger)
+        if contingency is None:
+            return
+        if trigger.on:
+            text = f"{trigger.ups} says {trigger.cause}: {contingency} is on, by this node's word"
+        else:
+            text = f"{trigger.ups} is on line: {contingency} is over, by this node's word"
+        self.events.say(
+            "local-contingency-on" if trigger.on else "local-contingency-off",
+            text,
+            now_s,
+            subject=contingency,
+            severity="critical" if trigger.on else "info",
+        )
+
     def _take(self, lease: Lease, now_s: float) -> None:
         refusal = self.book.offer(lease, now_s, self.view.gpus)
         if refusal:
@@ -253,7 +276,9 @@ class NodeBrain:
         """Ceilings over all GPUs, the contingency that binds, and whether the brake is pulled."""
         brake_mhz, last = self.config.brake_ceiling_mhz, self.book.last
         contingency = contingency_ceiling_mhz(
-            self.contingencies.active, last.contingency_ceilings_mhz if last else {}, brake_mhz
+            {*self.contingencies.active, *self.local.active},
+            last.contingency_ceilings_mhz if last else {},
+            brake_mhz,
         )
         pulled = self.view.brake.is_pulled(now_s)
         caps_mhz = [contingency[0]] if contingency else []
@@ -329,7 +354,8 @@ class NodeBrain:
         """What to persist, when the epoch or an emergency has changed."""
         before = self._remembered
         records = self.contingencies.records
-        if self.book.epoch == before.epoch and records == before.emergencies:
+        same = self.book.epoch == before.epoch and records == before.emergencies
+        if same and self.local.records == before.local:
             return None
         self._remembered = self.memory
         return self._remembered

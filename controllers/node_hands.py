@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from controllers.node_local import LocalTrigger
 from controllers.node_mail import OperatorEmergency, Refusal
 from facility.ports import (
     DriverLost,
@@ -211,3 +212,4 @@ class NodeInputs:
     emergencies: Sequence[Emergency] = ()
     orders: Sequence[OperatorEmergency] = ()
     refusals: Sequence[Refusal] = ()
+    local: Sequence[LocalTrigger] = ()

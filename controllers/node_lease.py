@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from facility.wire import Count, Emergency, Lease, Name
 
@@ -47,6 +47,8 @@ class NodeMemory(Struct, frozen=True, kw_only=True):
     epoch: Count = 0
     sequence: Count = 0
     emergencies: tuple[EmergencyRecord, ...] = ()
+    local: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    """UPSs by whose own word a contingency is on."""
 
 
 class LeaseBook:

@@ -1,7 +1,7 @@
 """What comes in for a node: bytes to leases and emergencies that somebody trusted has signed.
 
-It opens envelopes, asks whether the speaker may say what was said, and decodes. What it throws away
-it names in one word. Whether a message is new, and whether to obey it, is decided in the books of
+It opens envelopes, asks whether the speaker may say what was said, and decodes. What the node's own
+UPSs say comes from its own other half and is not signed. What it throws away it names in one word. Whether a message is new, and whether to obey it, is decided in the books of
 `controllers.node_lease`.
 """
 
@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from controllers.node_local import LocalTrigger, LocalTriggers
 from facility.signing import Role, SignatureRefused, Verifier
 from facility.topics import Topics
 from facility.wire import MESSAGE_BYTES_MAX, Codec, Emergency, Lease, Name, WireError
@@ -28,7 +29,7 @@ MAY_DECLARE: Final[tuple[Role, ...]] = ("controller", "operator")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What was thrown away: `lease`, `emergency` or `other`, why in one word, and how many."""
+    """What was thrown away: `lease`, `emergency`, `local` or `other`, why in one word, and how many."""
 
     kind: str
     reason: str
@@ -52,6 +53,7 @@ class Mail:
     emergencies: tuple[Emergency, ...] = ()
     orders: tuple[OperatorEmergency, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    local: tuple[LocalTrigger, ...] = ()
 
 
 class _About(Struct):
@@ -75,11 +77,12 @@ class NodeMail:
         self._about = msgspec.json.Decoder(_About)
 
     def read(self, incoming: Sequence[tuple[str, bytes]]) -> Mail:
-        """Read (`lease` or `emergency`, bytes as they came off the wire); never raises."""
+        """Read (`lease` or `emergency`, bytes off the wire; or `local`, ours); never raises."""
         leases: list[Lease] = []
         emergencies: list[Emergency] = []
         orders: list[OperatorEmergency] = []
         refusals: list[Refusal] = []
+        local: list[LocalTrigger] = []
         for kind, data in self._newest(incoming, refusals):
             try:
                 if kind == "lease":
@@ -90,17 +93,21 @@ class NodeMail:
                         orders.append(OperatorEmergency(key, emergency))
                     else:
                         emergencies.append(emergency)
+                elif kind == "local":
+                    local += self._codec.decode(data, LocalTriggers).triggers
                 else:
-                    raise WireError("a node takes leases and emergencies only")
+                    raise WireError("a node takes leases, emergencies and its own UPSs' words only")
             except SignatureRefused as error:
                 if error.reason == "oversized":
                     self.undecodable[kind] += 1
                 refusals.append(Refusal(kind, error.reason, str(error)))
             except WireError as error:
-                name = kind if kind in ("lease", "emergency") else "other"
+                name = kind if kind in ("lease", "emergency", "local") else "other"
                 self.undecodable[name] += 1
                 refusals.append(Refusal(name, "garbage", str(error)))
-        return Mail(tuple(leases), tuple(emergencies), tuple(orders), tuple(refusals))
+        return Mail(
+            tuple(leases), tuple(emergencies), tuple(orders), tuple(refusals), tuple(local)
+        )
 
     def _newest(
         self, incoming: Sequence[tuple[str, bytes]], refusals: list[Refusal]
@@ -110,7 +117,9 @@ class NodeMail:
         if count <= 0:
             return incoming
         refusals.append(Refusal("other", "flood", f"more than {MAIL_MAX} at once", count))
-        return incoming[count:]
+        # The broker's flood must not drown what the node's own UPSs say, which is said once.
+        own = [one for one in incoming[:count] if one[0] == "local"][-1:]
+        return [*own, *incoming[count:]]
 
     def _lease(self, data: bytes) -> Lease:
         topic = self._topics.node(self._look(data).node or self._node, "lease")

@@ -12,6 +12,7 @@ from typing import Final
 
 from controllers.node import NodeBrain, NodeOutputs
 from controllers.node_hands import Hands, HandsReport, NodeInputs
+from controllers.node_local import LocalTrigger
 from controllers.node_mail import OperatorEmergency, Refusal
 from facility.wire import Emergency, Lease
 
@@ -30,6 +31,7 @@ def take_turn(
     emergencies: Sequence[Emergency] = (),
     orders: Sequence[OperatorEmergency] = (),
     refusals: Sequence[Refusal] = (),
+    local: Sequence[LocalTrigger] = (),
 ) -> tuple[NodeOutputs, ...]:
     """Run the brain once on what came in, and again on results that are known at once.
 
@@ -43,11 +45,12 @@ def take_turn(
         emergencies: that came in from controllers.
         orders: emergencies that operators declared themselves.
         refusals: what came in and is not believed.
+        local: what UPSs of this node's own say.
 
     Returns:
         The outputs in the order in which they are to be told.
     """
-    inputs = NodeInputs(report, leases, emergencies, orders, refusals)
+    inputs = NodeInputs(report, leases, emergencies, orders, refusals, local)
     outputs = [brain.step(now_s, wall_s, inputs)]
     for _ in range(WRITE_ROUNDS_MAX):
         results = hands.write(outputs[-1].writes) if outputs[-1].writes else ()

@@ -227,6 +227,27 @@ class SensorsConfig(_Section, frozen=True, kw_only=True):
     inlet_temperature_file: PathText | None = None
 
 
+class UpsConfig(_Section, frozen=True, kw_only=True):
+    """A UPS that an `upsd` speaks for, and the contingency that its word begins.
+
+    Any word of `triggers` in `ups.status` begins it at once; `quiet_s` of nothing but OL ends it.
+    Unknown for `missing_s` is an alarm; with `missing_is: emergency` it begins the contingency.
+    """
+
+    name: Name
+    source: Annotated[str, Meta(min_length=3, max_length=330)]
+    contingency: Name
+    triggers: Annotated[
+        tuple[Literal["OB", "LB", "OVER", "FSD"], ...], Meta(min_length=1, max_length=4)
+    ] = ("OB", "LB", "OVER", "FSD")
+    poll_s: Annotated[float, Meta(ge=0.02, le=60.0)] = 0.5
+    quiet_s: PeriodS = 10.0
+    missing_s: PeriodS = 5.0
+    missing_is: Literal["alarm", "emergency"] = "alarm"
+    username: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    password_file: PathText | None = None
+
+
 class AgentConfig(_Section, frozen=True, kw_only=True):
     """One node's agent. `ampacity config agent NODE` writes it from the site file.
 
@@ -258,6 +279,7 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
     trust_file: PathText | None = None
     broker: BrokerConfig = BrokerConfig()
     sensors: SensorsConfig = SensorsConfig()
+    ups: Annotated[tuple[UpsConfig, ...], Meta(max_length=16)] = ()
 
 
 class StoreConfig(_Section, frozen=True, kw_only=True):
@@ -312,3 +334,4 @@ class ControllerConfig(_Section, frozen=True, kw_only=True):
     store: StoreConfig = StoreConfig()
     http: HttpConfig = HttpConfig()
     haproxy: HaproxyConfig | None = None
+    ups: Annotated[tuple[UpsConfig, ...], Meta(max_length=64)] = ()

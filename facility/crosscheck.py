@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from facility.config import AgentConfig, BrokerConfig, ControllerConfig, StoreConfig
+from facility.config import AgentConfig, BrokerConfig, ControllerConfig, StoreConfig, UpsConfig
+from facility.nut import nut_address
 from facility.topology import Key, Problem
 
 ROUTER_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+")
@@ -28,6 +29,12 @@ def agent_problems(config: AgentConfig) -> tuple[Problem, ...]:
         place = config.contingencies.index("brake")
         text = "'brake' is always known; leave it out"
         problems.append(Problem(("contingencies", place), text))
+    known = ("brake", *config.contingencies)
+    for place, ups in enumerate(config.ups):
+        if ups.contingency not in known:
+            text = f"{ups.contingency!r} is none of this node's; expected {', '.join(known)}"
+            problems.append(Problem(("ups", place, "contingency"), text))
+    problems += _ups(config.ups)
     if config.telemetry_s * config.sample_hz < 1.0:
         text = (
             f"{config.sample_hz:g} Hz gives no sample in telemetry_s, {config.telemetry_s:g} s;"
@@ -39,7 +46,7 @@ def agent_problems(config: AgentConfig) -> tuple[Problem, ...]:
 
 def controller_problems(config: ControllerConfig) -> tuple[Problem, ...]:
     """Everything that two keys of a controller's file contradict each other about."""
-    problems = _broker(config.broker) + _store(config.store)
+    problems = _broker(config.broker) + _store(config.store) + _ups(config.ups)
     if config.haproxy is not None:
         for service, backend in config.haproxy.backends.items():
             if not ROUTER_NAME.fullmatch(backend):
@@ -73,6 +80,24 @@ def _broker(broker: BrokerConfig) -> list[Problem]:
         if getattr(broker, name) is not None and getattr(broker, needed) is None:
             key: Key = ("broker", name)
             problems.append(Problem(key, f"is of no use without {needed}; expected both"))
+    return problems
+
+
+def _ups(found: tuple[UpsConfig, ...]) -> list[Problem]:
+    names = [ups.name for ups in found]
+    problems = []
+    for place, ups in enumerate(found):
+        at: Key = ("ups", place)
+        if ups.name in names[:place]:
+            problems.append(Problem((*at, "name"), f"{ups.name!r} is there twice"))
+        try:
+            nut_address(ups.source)
+        except ValueError as error:
+            problems.append(Problem((*at, "source"), str(error)))
+        if (ups.username is None) != (ups.password_file is None):
+            key = "username" if ups.password_file is None else "password_file"
+            text = "is of no use alone; expected username and password_file"
+            problems.append(Problem((*at, key), text))
     return problems
 
 

@@ -8,6 +8,7 @@ from actuators.clocks import ClockActuator
 from controllers.node import NodeBrain, NodeOutputs
 from controllers.node_hands import CeilingWrite, HandsReport, NodeInputs
 from controllers.node_lease import NodeMemory
+from controllers.node_local import LocalTrigger
 from facility.config import AgentConfig
 from facility.ports import (
     DriverLost,
@@ -232,11 +233,17 @@ class Bench:
         """Every ceiling that the brain asked for, and when."""
 
     def step(
-        self, now_s: float, *, leases: Sequence[Lease] = (), emergencies: Sequence[Emergency] = ()
+        self,
+        now_s: float,
+        *,
+        leases: Sequence[Lease] = (),
+        emergencies: Sequence[Emergency] = (),
+        local: Sequence[LocalTrigger] = (),
     ) -> NodeOutputs:
         """One step; results of its writes are told in the same step, as the actuator does."""
         report = self.hands.poll(now_s)
-        first = outputs = self.brain.step(now_s, now_s, NodeInputs(report, leases, emergencies))
+        inputs = NodeInputs(report, leases, emergencies, local=local)
+        first = outputs = self.brain.step(now_s, now_s, inputs)
         self._keep(outputs, now_s)
         while outputs.writes:
             results = self.hands.write(outputs.writes)

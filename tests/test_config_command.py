@@ -35,6 +35,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "reaction": config.ReactionConfig,
     "The agent file": AgentConfig,
     "sensors": config.SensorsConfig,
+    "ups": config.UpsConfig,
     "broker": config.BrokerConfig,
     "The controller file": ControllerConfig,
     "store": config.StoreConfig,
@@ -236,6 +237,8 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
         return "[]"
     if value == {} or isinstance(value, msgspec.Struct):
         return "{}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(value)}]"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -8,6 +8,8 @@ import pytest
 
 from controllers.node_lease import ContingencyBook
 from controllers.node_limits import BRAKE_QUIET_S
+from controllers.node_local import LocalTrigger
+from facility.config import UpsConfig
 from tests.node_fakes import (
     BRAKE_MHZ,
     SAFE_MHZ,
@@ -313,3 +315,77 @@ def test_the_brake_bit_brakes_a_part_without_a_counter() -> None:
     bench.host.gpus[0].event_reasons = 0x80
     bench.run(1.1, 1.7)
     assert bench.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
+
+
+# --- a UPS of the node's own ---------------------------------------------------------------------
+
+UPS = UpsConfig(name="ups-a", source="ups-a@127.0.0.1", contingency="ups-a-lost")
+
+
+def hears(bench: Bench, now_s: float, on: bool, ups: str = "ups-a") -> None:
+    bench.step(now_s, local=[LocalTrigger(ups=ups, on=on, cause="OB" if on else "")])
+
+
+def test_a_ups_of_its_own_locks_a_node_without_any_message() -> None:
+    bench = leased(ups=(UPS,))
+    hears(bench, 2.0, True)
+    assert bench.ceilings() == [900, 900]
+    assert bench.applied[-1].reason == "contingency:ups-a-lost"
+    assert "local-contingency-on" in bench.names()
+
+
+def test_a_node_without_a_lease_goes_to_the_brake_ceiling_on_its_ups() -> None:
+    bench = started(ups=(UPS,))
+    hears(bench, 1.0, True)
+    assert bench.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
+
+
+def test_a_ups_that_nobody_speaks_for_any_more_stays_as_it_was() -> None:
+    bench = leased(ups=(UPS,))
+    hears(bench, 2.0, True)
+    bench.run(2.1, 30.0)
+    assert bench.ceilings() == [900, 900]
+
+
+def test_a_ups_that_is_well_again_lets_go_by_a_ramp() -> None:
+    bench = started(ups=(UPS,))
+    bench.step(1.0, leases=[lease(lease_s=60.0)])
+    hears(bench, 2.0, True)
+    hears(bench, 5.0, False)
+    bench.run(5.1, 7.0)
+    assert 900 < max(bench.ceilings()) <= 900 + 2 * 0.02 * 1980
+    assert "local-contingency-off" in bench.names()
+
+
+def test_announced_and_own_contingencies_hold_together_and_the_lower_one_binds() -> None:
+    bench = started(ups=(UPS,), ramp_ratio_per_s=1.0)
+    table = {"ups-a-lost": 900, "b": 750}
+    bench.step(1.0, leases=[lease(lease_s=60.0, contingency_ceilings_mhz=table)])
+    hears(bench, 2.0, True)
+    bench.step(3.1, emergencies=[emergency(contingency="b")])
+    assert bench.ceilings() == [750, 750]
+    bench.step(4.2, emergencies=[emergency(False, sequence=2)])
+    bench.run(4.3, 6.0)
+    assert bench.ceilings() == [900, 900]
+
+
+def test_an_announcement_of_all_clear_does_not_end_what_the_own_ups_says() -> None:
+    bench = leased(ups=(UPS,))
+    hears(bench, 2.0, True)
+    bench.step(2.5, emergencies=[emergency(False, sequence=9)])
+    bench.run(2.6, 3.9)
+    assert bench.ceilings() == [900, 900]
+
+
+def test_the_own_ups_is_remembered_across_a_restart() -> None:
+    first = leased(ups=(UPS,))
+    hears(first, 2.0, True)
+    second = Bench(memory=first.memories[-1], session="s2", config=agent_config(ups=(UPS,)))
+    second.step(0.0)
+    assert second.ceilings() == [BRAKE_MHZ, BRAKE_MHZ]
+
+
+def test_a_ups_that_is_not_in_the_file_can_do_nothing() -> None:
+    bench = leased(ups=(UPS,))
+    hears(bench, 2.0, True, ups="ups-z")
+    assert bench.ceilings() == [1800, 1800]

@@ -119,7 +119,7 @@ class Actuator:
         Args:
             now_s: monotonic clock.
             wall_s: time of day, only reported.
-            incoming: (`lease` or `emergency`, bytes as they came off the wire).
+            incoming: (`lease` or `emergency`, bytes as they came off the wire; or `local`).
 
         Returns:
             (`status`, `info`, `telemetry`, `applied` or `event`, JSON) in the order to publish.
@@ -138,6 +138,7 @@ class Actuator:
             emergencies=mail.emergencies,
             orders=mail.orders,
             refusals=mail.refusals,
+            local=mail.local,
         )
         messages = [message for outputs in turn for message in _messages(outputs)]
         self._save(turn, now_s)

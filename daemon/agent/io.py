@@ -1,8 +1,8 @@
 """The unprivileged half of the agent: it carries frames between the actuator's pipe and MQTT.
 
-It owns the connection, the heartbeat and the metrics. It decides nothing: leases and emergencies
-pass as bytes to the actuator, which judges them; if this process dies or lies, the worst it can do
-is withhold them. It ends when the pipe does.
+It owns the connection, the heartbeat, the metrics and the client of the node's own UPSs. It decides
+no ceiling: leases and emergencies pass as bytes to the actuator, which judges them; if this process
+dies or lies, the worst it can do is withhold them. It ends when the pipe does.
 
     python -m daemon.agent.io --config PATH --fd N
 """
@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from daemon.agent import metrics
 from daemon.agent.link import AgentLink, agent_bus
 from daemon.agent.pipe import FrameDecoder, PipeError, encode_frame
+from daemon.agent.supplies import LocalSupplies
 from daemon.bus import Bus, SecretsError
 from facility.config import AgentConfig
 from facility.loader import ConfigError, load_agent
@@ -130,6 +131,7 @@ class IoProcess:
         self._link: AgentLink | None = None
         self._pipe: Pipe | None = None
         self._metrics: metrics.MetricsServer | None = None
+        self._supplies: LocalSupplies | None = None
         self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
         self._introduced = asyncio.Event()
@@ -140,6 +142,7 @@ class IoProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         _, self._pipe = await loop.create_connection(lambda: Pipe(self._take), sock=self._end)
+        self._watch_supplies()  # needs no broker, so it does not wait for one
         stopping = asyncio.create_task(self._stopping.wait())
         working = asyncio.create_task(self._work())
         ends: set[asyncio.Future[Any]] = {self._pipe.ended, stopping, working}
@@ -156,9 +159,23 @@ class IoProcess:
             working.cancel()
             stopping.cancel()
             await asyncio.gather(working, stopping, return_exceptions=True)
+            if self._supplies is not None:
+                await self._supplies.stop()
             await self._close(clean=self._stopping.is_set() or self._said_goodbye())
             self._pipe.close()
         return EXIT_OK
+
+    def _watch_supplies(self) -> None:
+        """Look at the UPSs of the file; a bug there ends the process, which is then restarted."""
+        assert self._pipe is not None
+        send, failed = self._pipe.send, self._stopping.set
+        self._supplies = LocalSupplies(self._config, send, self._say, failed)
+        self._supplies.start()
+
+    def _say(self, event: bytes) -> None:
+        """Publish an event of our own, if there is anybody to publish to."""
+        if self._link is not None:
+            self._link.send("event", event)
 
     def _take(self, kind: str, payload: bytes) -> None:
         """Take one frame of the actuator; before the bus is there the last of each kind is kept."""
@@ -241,7 +258,10 @@ class IoProcess:
             LOG.info("event=reloaded changed=no")
             return
         await self._close(clean=True)
+        if self._supplies is not None:
+            await self._supplies.stop()
         self._config = config
+        self._watch_supplies()
         await self._open()
         LOG.info("event=reloaded changed=yes")
 
@@ -252,6 +272,8 @@ class IoProcess:
         lines = metrics.bus_lines(self._bus)
         link = self._link
         lines += metrics.frame_lines(link.frames_sent, link.frames_delivered, link.frames_dropped)
+        if self._supplies is not None:
+            lines += self._supplies.metric_lines()
         payload = self._latest.get("telemetry")
         if payload is not None:
             age_s = time.monotonic() - self._telemetry_at_s

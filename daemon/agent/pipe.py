@@ -5,11 +5,12 @@ actuator never waits for the pipe: what does not fit is dropped and counted, tel
 child that sends nonsense is cut off. Nothing here decodes a message.
 
 The child is started as `python -m daemon.agent.io --config PATH --fd N`, where N is its end of a
-stream socket pair. The child sends `lease` and `emergency` as they came off the wire, and a
-`heartbeat` at least once a second, from its main loop: `{"connected": bool, "detail": str}`. It is
-sent `status`, `info`, `telemetry`, `applied` and `event` to publish unchanged, and `reload` when
-the configuration file should be read again. The first frame it gets is always the `status` whose
-session its last will must carry. End of file means that the other side is gone: the child exits.
+stream socket pair. The child sends `lease` and `emergency` as they came off the wire, `local` with
+what the node's own UPSs say (`controllers.node_local.LocalTriggers`), and a `heartbeat` at least
+once a second, from its main loop: `{"connected": bool, "detail": str}`. It is sent `status`,
+`info`, `telemetry`, `applied` and `event` to publish unchanged, and `reload` when the configuration
+file should be read again. The first frame it gets is always the `status` whose session its last
+will must carry. End of file means that the other side is gone: the child exits.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ KINDS: Final = {
     "lease": b"L",
     "emergency": b"E",
     "heartbeat": b"H",
+    "local": b"U",
     "status": b"S",
     "info": b"I",
     "telemetry": b"T",
