@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import getpass
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from daemon.embedded_broker import dies_with_parent
@@ -46,6 +46,7 @@ class Upsd(Server):
         self._write("upsd.users", f"[{USER}]\n  password = {PASSWORD}\n  actions = SET\n")
         sections = [
             f"[{name}]\n  driver = dummy-ups\n  port = {name}.dev\n  mode = dummy-once\n"
+            "  pollinterval = 1\n"
             for name in self._ups
         ]
         self._write("ups.conf", "\n".join(sections))
@@ -112,13 +113,9 @@ class Upsd(Server):
         """The address of a UPS, as configuration writes it."""
         return f"{name}@{HOST}:{self.port}"
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def _end(self, number: signal.Signals) -> None:
+        super()._end(number)
+        # A driver whose upsd is gone dies of its next word anyway; a new one tells the same.
         for name in list(self._drivers):
             self.kill_driver(name)
 
