@@ -1,7 +1,8 @@
 """What comes in for a node: bytes to leases and emergencies that somebody trusted has signed.
 
 It opens envelopes, asks whether the speaker may say what was said, and decodes. What the node's own
-UPSs say comes from its own other half and is not signed. What it throws away it names in one word. Whether a message is new, and whether to obey it, is decided in the books of
+UPSs say comes from the agent's other half and is not signed. What it throws away it names in one
+word. Whether a message is new, and whether to obey it, is decided in the books of
 `controllers.node_lease`.
 """
 
@@ -29,7 +30,7 @@ MAY_DECLARE: Final[tuple[Role, ...]] = ("controller", "operator")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What was thrown away: `lease`, `emergency`, `local` or `other`, why in one word, and how many."""
+    """What was thrown away: a kind of frame or `other`, why in one word, and how many."""
 
     kind: str
     reason: str
@@ -105,9 +106,7 @@ class NodeMail:
                 name = kind if kind in ("lease", "emergency", "local") else "other"
                 self.undecodable[name] += 1
                 refusals.append(Refusal(name, "garbage", str(error)))
-        return Mail(
-            tuple(leases), tuple(emergencies), tuple(orders), tuple(refusals), tuple(local)
-        )
+        return Mail(tuple(leases), tuple(emergencies), tuple(orders), tuple(refusals), tuple(local))
 
     def _newest(
         self, incoming: Sequence[tuple[str, bytes]], refusals: list[Refusal]

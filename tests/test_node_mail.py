@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from actuators.clocks import ClockActuator
-from controllers.node_mail import MAIL_MAX
+from controllers.node_local import LocalTrigger, LocalTriggers
+from controllers.node_mail import MAIL_MAX, NodeMail
 from daemon.agent.actuator import Actuator
 from daemon.agent.state import MemoryKeeper
 from facility.signing import Signer, Verifier
@@ -171,7 +172,7 @@ def test_an_operator_may_brake_without_a_controller_and_only_a_controller_ends_i
     node.cycle(2.5, declared(emergency(False, sequence=3)))
     node.cycle(2.6, brake)
     assert node.actuator.refused["replayed"] == 1
-    assert node.actuator.brain.contingencies.active == ()
+    assert not node.actuator.brain.contingencies.active
     again = Node(node.keeper, session="s2")
     again.refuses(1.0, brake, "replayed", "emergency-refused")
 
@@ -200,3 +201,10 @@ def test_a_flood_costs_a_bounded_time_and_the_last_message_counts(node: Node) ->
     assert node.ceilings_mhz == {1500}
     assert node.actuator.refused["flood"] == 2 * MAIL_MAX + 1
     assert node.actuator.refused["unsigned"] == MAIL_MAX - 1
+
+
+def test_what_the_nodes_own_ups_says_is_not_drowned_by_a_flood() -> None:
+    mail = NodeMail(site="lab", node="n1", verifier=Verifier(TRUSTED))
+    local = encode(LocalTriggers(triggers=(LocalTrigger(ups="ups-a", on=True, cause="OB"),)))
+    flood = [("local", local), *[("lease", b"{}")] * (2 * MAIL_MAX)]
+    assert [one.ups for one in mail.read(flood).local] == ["ups-a"]
