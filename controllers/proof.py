@@ -108,6 +108,24 @@ def prove(site: Site) -> Proof:
     return Proof(tuple(rows), prover.reaction)
 
 
+def undeclared(site: Site) -> tuple[str, ...]:
+    """Domains whose loss would move load to others, and that no contingency declares.
+
+    Their loss is not in the proof: nobody has said how nodes would learn of it.
+    """
+    declared = {name for item in site.contingencies.values() for name in item.lost}
+    shared = {
+        parent
+        for parents in (
+            *(domain.parents for domain in site.domains.values()),
+            *(node.parents for node in site.nodes.values()),
+        )
+        if len(parents) > 1
+        for parent in parents
+    }
+    return tuple(name for name in site.domains if name in shared - declared)
+
+
 class _Prover:
     """The arithmetic of one site."""
 

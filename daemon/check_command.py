@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from controllers.proof import ProofRow, prove
+from controllers.proof import ProofRow, prove, undeclared
 from daemon.config_file import read_config, shown
 from daemon.controller.refusal import proof_error
 from facility.config import AgentConfig, SiteConfig
@@ -90,6 +90,11 @@ def _site_report(text: str, name: str, config: SiteConfig, site: Site) -> dict[s
         "with_control_s": proof.reaction.with_control_s,
         "without_control_s": proof.reaction.without_control_s,
         "proof": [_row(row) for row in proof.rows],
+        "warnings": [
+            f"{domain}: no contingency declares its loss, which would move its load to others:"
+            " that is not in the proof"
+            for domain in undeclared(site)
+        ],
     }
     if not proof.passed:
         report["problems"] = _problems(proof_error(text, name, config, proof))
@@ -122,6 +127,7 @@ def _text(report: dict[str, Any]) -> str:
         "",
         *_table(report["proof"]),
         "",
+        *(f"WARNING: {warning}" for warning in report["warnings"]),
         *problems,
     ]
     if report["ok"]:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from controllers.fleet import Fleet
-from controllers.proof import Proof, ProofRow, prove
+from controllers.proof import Proof, ProofRow, prove, undeclared
 from controllers.reaction import reaction_bounds
 from facility.compiler import compile_site
 from facility.config import ContingencyConfig, ControlConfig, SiteConfig, TripCurveConfig
@@ -182,6 +182,14 @@ def test_a_zone_that_loses_all_of_its_cooling_fails() -> None:
     gone = ContingencyConfig(name="all-air-lost", domain="aisle-1", capacity_ratio={"aisle-1": 0.0})
     failed = proof_of(replace(base, contingencies=(*base.contingencies, gone))).failures
     assert [(f.domain, f.state) for f in failed] == [("aisle-1", "all-air-lost")]
+
+
+def test_a_feed_whose_loss_nobody_declared_is_named() -> None:
+    base = row_site(nodes=4)
+    assert undeclared(compile_site(base)) == ()
+    first, *others = base.contingencies
+    assert undeclared(compile_site(replace(base, contingencies=tuple(others)))) == ("ups-a",)
+    assert first.lost == ("ups-a",)
 
 
 def test_a_domain_that_is_lost_carries_nothing_and_passes() -> None:
