@@ -61,7 +61,8 @@ def needs(
     short = situation.movable & (ceiling_mhz < fleet.safe_ceiling_mhz + spare_mhz)
     over = situation.alive & (situation.forecast_w > situation.capacity_w)
     starved = _holds_any(hungry, bound_by, len(fleet.domains)) & situation.alive
-    room = ~over & ~_holds_any(short, bound_by, len(fleet.domains))
+    held = _holds_any(short, bound_by, len(fleet.domains))
+    room = ~situation.alive | (~over & ~held)
     found = {}
     for place, name in enumerate(fleet.domains):
         is_over, is_starved = bool(over[place]), bool(starved[place])

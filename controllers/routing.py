@@ -25,8 +25,10 @@ from facility.wire import DomainState, EndpointRoute, Event, Routing, Severity
 STEP_RATIO: Final = 0.1
 WEIGHT_RATIO_MIN: Final = 0.2
 """Never steered to nothing by pressure alone: an endpoint without load tells nothing."""
-STEER_BELOW_RATIO: Final = 0.95
-"""An endpoint with its full share keeps it until it should have less than this."""
+STEER_BELOW_RATIO: Final = 0.9
+STEER_ABOVE_RATIO: Final = 0.99
+"""An endpoint keeps its full share until it should have less than the one, and is only then steered
+until it should have more than the other."""
 REPUBLISH_S: Final = 10.0
 NEVER_HEARD_S: Final = 30.0
 """A node that has not been heard for so long after a start is taken for gone."""
@@ -55,6 +57,11 @@ class Router:
             ]
             for service in site.services
         }
+        # Where a minute's steps do not suffice for all, low priority's come first.
+        self._low_first = sorted(
+            (names for names in self._endpoints.values() if names),
+            key=lambda names: site.nodes[names[0]].priority != "low",
+        )
         self._weight = {name: 1.0 for names in self._endpoints.values() for name in names}
         self._budget = StepBudget(site.control.automatic_steps_per_minute_max)
         self._escalation = Escalation(site, self._budget)
@@ -94,7 +101,7 @@ class Router:
         changes = self._escalation.step(now_s, needs, hold=hold)
         found = [_told(change) for change in changes]
         felt = self._felt(now_s, domains)
-        for names in self._endpoints.values():
+        for names in self._low_first:
             found += self._weigh(now_s, names, felt)
         return Steering(
             routing=self._routings(snapshot, decision_id, drained),
@@ -159,8 +166,6 @@ class Router:
 
     def _weigh(self, now_s: float, names: list[str], felt: Mapping[str, float]) -> list[_Told]:
         """Move the weights of one service a step; says who is steered away from anew, and why."""
-        if not names:
-            return []
         # Only differences move load: when every endpoint is pressed alike, none is better.
         least = min(felt[name] for name in names)
         begun, ended = [], []
@@ -174,7 +179,7 @@ class Router:
             moved = self._weight[name]
             moved += min(max(wanted - moved, -STEP_RATIO), STEP_RATIO)
             self._weight[name] = min(max(moved, 0.0), 1.0)
-            if wanted >= STEER_BELOW_RATIO and self._weight[name] >= wanted - 1e-9:
+            if wanted >= STEER_ABOVE_RATIO and self._weight[name] >= wanted - 1e-9:
                 self._weight[name] = 1.0
                 self._steered.discard(name)
                 ended.append(name)
@@ -182,7 +187,8 @@ class Router:
         service = self._site.nodes[names[0]].service or ""
         if begun:
             there = f"{100 * max(felt[name] for name in begun):.0f} % of capacity there"
-            sentence = f"fewer requests to {named(begun)}: {there}, {100 * least:.0f} % elsewhere"
+            elsewhere = f"{100 * least:.0f} %" if least > 0.0 else "no pressure"
+            sentence = f"fewer requests to {named(begun)}: {there}, {elsewhere} elsewhere"
             told.append(("rerouted", "info", service, f"{service}: {sentence}"))
         if ended:
             sentence = f"{service}: the full share of requests again to {named(ended)}"

@@ -128,8 +128,8 @@ def test_requests_that_leave_a_hot_aisle_are_told_once() -> None:
     row.inlets_c = dict.fromkeys(row.site.domains["aisle-1"].nodes, 36.0)
     _, events, _ = watched(row, 30)
     assert [(event.event, event.subject) for event in events] == [
-        ("rerouted", "chat"),
         ("rerouted", "batch"),
+        ("rerouted", "chat"),
     ]
     assert all("% of capacity there" in event.sentence for event in events)
     row.inlets_c = {}
