@@ -216,7 +216,8 @@ class Mutator:
         return self._rng.choice(head) + text + self._rng.choice(("", "\n---\n" + text, "\n..."))
 
     def _bomb(self, text: str) -> str:
-        cut = BOMB[: BOMB.index(f"a{self._rng.randrange(2, 8)}:")]
+        size = self._rng.choice((2, 2, 2, 3, 3, 3, 4, 4, 5, 7))
+        cut = BOMB[: BOMB.index(f"a{size}:")]
         return self._rng.choice((cut + text, text + "\n" + cut, text + "\nx: &x [*x]\n"))
 
     def _anchor(self, text: str) -> str:
