@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from facility.signing import (
+    Role,
     SignatureRefused,
     Signer,
     TrustList,
@@ -21,6 +22,7 @@ from tests.node_fakes import emergency, lease
 from tests.signatures import CONTROLLER, OPERATOR, STRANGER, signing_key
 
 TOPICS: Final = ("ampacity/v1/lab/node/n1/lease", "ampacity/v1/lab/domain/ups-a/emergency")
+MAY_SPEAK: Final[tuple[Role, ...]] = ("controller",)
 ELSEWHERE: Final = "ampacity/v1/lab/node/n2/lease"
 SAID: Final = {
     TOPICS[0]: {encode(lease()), encode(replace(lease(), epoch=2))},
@@ -39,9 +41,9 @@ class SigningTarget(Plain):
         door = data[0] % 4
         if door >= 2:
             return self._files(door, data[1:])
-        self._believing.open(TOPICS[door], data[1:], ("controller",))
+        self._believing.open(TOPICS[door], data[1:], MAY_SPEAK)
         try:
-            opened = self._asking.open(TOPICS[door], data[1:], ("controller",))
+            opened = self._asking.open(TOPICS[door], data[1:], MAY_SPEAK)
         except SignatureRefused as error:
             return error.reason
         assert opened.body in SAID[TOPICS[door]], opened.body
