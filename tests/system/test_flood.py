@@ -1,4 +1,4 @@
-"""One client that floods the broker costs its own node, if it speaks in one's name, and no other."""
+"""One client that floods a real broker costs the node whose name it uses, and no other."""
 
 from __future__ import annotations
 
@@ -7,24 +7,38 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event as Flag
+from pathlib import Path
 from typing import Any, Final
 
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.servers import HOST, rss_bytes
-from tests.system.conftest import on_mosquitto
+from facility.example import row_site
+from tests.servers import HOST, Mosquitto, rss_bytes
 from tests.system.processes import wait_until
-from tests.system.rig import LEASE_S, Rig
+from tests.system.rig import CONTROL, LEASE_S, Rig
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, on_mosquitto]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-RATE_PER_S: Final = 20_000.0
-BATCH: Final = 200
-FLOOD_S: Final = 5.0
+RATE_PER_S: Final = 2_000.0
+BATCH: Final = 50
+FLOOD_S: Final = 4.0
 GROWTH_BYTES_MAX: Final = 48 * 1024 * 1024
+BRAKE_MHZ: Final = 345
 JUNK: Final = b'{"type":"telemetry","node":"n01","session":"x","seq":1,"gpus":[]}'
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[Rig]:
+    """A site with room for every node at the top, so that only a lost lease lowers one."""
+    directory = tmp_path_factory.mktemp("site")
+    site = row_site(site="lab", nodes=3, oversubscription_ratio=0.6, control=CONTROL)
+    with (
+        Mosquitto(directory / "broker") as broker,
+        Rig(directory, broker, library, site=site) as rig,
+    ):
+        yield rig.start()
 
 
 def pour(port: int, topics: list[str], stop: Flag, sent: Any) -> None:
@@ -78,7 +92,7 @@ def test_a_flood_in_one_nodes_name_costs_no_other_its_lease(rig: Rig) -> None:
         while time.monotonic() < ends_s:
             assert all(rig.leased(name) for name in others), rig.story()
             time.sleep(LEASE_S / 4)
-        assert sent.value > 5 * RATE_PER_S / 10, "that was no flood"
+        assert sent.value > FLOOD_S * RATE_PER_S / 4, "that was no flood"
     assert rss_bytes(rig.controller.pid) - resident_bytes < GROWTH_BYTES_MAX
     assert not [line for name in others for line in expired(rig, name, since=before)]
     alarms = [
@@ -95,8 +109,7 @@ def test_a_flood_of_leases_and_emergencies_keeps_no_actuator_from_its_work(rig: 
     resident_bytes = rss_bytes(host.io_pid)
     with flood(rig, rig.topics.node("n01", "lease"), rig.topics.domain("row-1", "emergency")):
         time.sleep(FLOOD_S / 2)
-        rig.ask("contingency", contingency="ups-a-lost", on=True)
-        rig.wait_ceilings(lambda mhz: mhz < rig.top_mhz, "the others obey", names=("n02", "n03"))
-        rig.wait_ceilings(lambda mhz: mhz <= rig.safe_mhz, "and so does the flooded one")
+        rig.ask("brake", domain="row-1")
+        rig.wait_ceilings(lambda mhz: mhz == BRAKE_MHZ, "all brake, the flooded one too")
     assert rss_bytes(host.io_pid) - resident_bytes < GROWTH_BYTES_MAX
-    rig.calm()
+    rig.ask("release", domain="row-1")
