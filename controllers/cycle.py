@@ -78,6 +78,7 @@ class ControlCycle:
         self._sessions = [""] * len(site.nodes)
         self._started_at_s = started_at_s
         self._reporter = Reporter(site)
+        self._silent = control.shadow
         self._active: frozenset[str] = frozenset()
         self._prearmed_mhz: dict[str, IntArray] = {}
         self._last_s: float | None = None
@@ -88,6 +89,23 @@ class ControlCycle:
         """Go on under a higher epoch, and say every standing order again under it."""
         assert epoch > self._epoch
         self._epoch = epoch
+        self.orders.say_again()
+
+    def stand_by(self) -> None:
+        """Go on deciding, and let nothing of it leave: somebody else leads, or nobody may."""
+        self._silent = True
+
+    def take_over(self, epoch: int, *, now_s: float, lease_s: float) -> None:
+        """Lead from `now_s` on; until `lease_s` later any lease of an earlier leader may hold."""
+        assert epoch > self._epoch
+        self._epoch = epoch
+        self._ledger.inherit(now_s + lease_s)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Speak again; what was decided in silence was not done, so begin from what nodes say."""
+        self._silent = self.site.control.shadow
+        self._was_movable[:] = False
         self.orders.say_again()
 
     def handle(
@@ -101,7 +119,7 @@ class ControlCycle:
         return responses, self._announce(wall_s), events
 
     def _announce(self, wall_s: float) -> tuple[Emergency, ...]:
-        if self.site.control.shadow:
+        if self._silent:
             return ()
         return self.orders.announce(epoch=self._epoch, wall_s=wall_s)
 
@@ -167,7 +185,7 @@ class ControlCycle:
             domains=domains,
             nodes=nodes,
             leases=leases,
-            routing=() if self.site.control.shadow else steering.routing,
+            routing=() if self._silent else steering.routing,
             # Last: what is announced counts as said, so nothing may fail after it.
             emergencies=self._announce(snapshot.wall_s),
             events=(*events, *steering.events),
@@ -341,7 +359,7 @@ class ControlCycle:
         prearmed: dict[str, IntArray],
     ) -> tuple[Lease, ...]:
         """Grant leases to whoever can hold one, each recorded before it is returned."""
-        if self.site.control.shadow:
+        if self._silent:
             return ()
         leases: list[Lease] = []
         for place in np.flatnonzero(movable):

@@ -69,6 +69,10 @@ class Ledger:
         """
         self._reaction = reaction
 
+    def inherit(self, until_s: float) -> None:
+        """Count every node as unlocked until `until_s`: what an earlier leader granted holds."""
+        self._inherited_until_s = max(self._inherited_until_s, until_s)
+
     def grant(self, node: int, *, ceiling_mhz: int, expires_at_s: float) -> None:
         """Record a lease before it is sent.
 

@@ -56,8 +56,8 @@ class Orders:
         }
 
     def say_again(self) -> None:
-        """Announce everything that is on once more: who listens may refuse an older epoch."""
-        self._again |= {domain for domain, active in self._announced.items() if active}
+        """Announce everything once more, ends too: who listens may have refused or missed it."""
+        self._again |= self._announced.keys()
 
     def state(self) -> OrdersState:
         """What must survive a restart."""
@@ -77,6 +77,14 @@ class Orders:
         for name, cap_w in state.caps_w.items():
             if name in site.domains:
                 self.caps_w[name] = min(cap_w, site.domains[name].capacity_w)
+
+    def follow(self, state: OrdersState) -> None:
+        """Have exactly these orders: somebody else leads, and they are the leader's."""
+        for mine in (self.contingencies, self.brakes, self.drained):
+            mine.clear()
+        self.caps_w.clear()
+        self.unknown.clear()
+        self.restore(state)
 
     @property
     def active(self) -> frozenset[str]:

@@ -17,6 +17,7 @@ import msgspec
 from controllers.proof import ProofRow, prove, undeclared
 from daemon.config_file import read_config, shown
 from daemon.controller.refusal import proof_error
+from daemon.controller.takeover_check import leadership_lines, leadership_report
 from facility.config import AgentConfig, SiteConfig
 from facility.loader import ConfigError, load_any
 from facility.topology import Site
@@ -66,8 +67,9 @@ def _check(path: str) -> dict[str, Any]:
         return {"path": name, "ok": False, "problems": _problems(error)}
     if isinstance(loaded, tuple):
         return _site_report(text, name, *loaded)
-    kind = "agent" if isinstance(loaded, AgentConfig) else "controller"
-    return {"path": name, "ok": True, "kind": kind}
+    if isinstance(loaded, AgentConfig):
+        return {"path": name, "ok": True, "kind": "agent"}
+    return {"path": name, "ok": True, "kind": "controller", **leadership_report(path, loaded)}
 
 
 def _problems(error: ConfigError) -> list[dict[str, str | int]]:
@@ -112,7 +114,7 @@ def _text(report: dict[str, Any]) -> str:
     problems = [problem["message"] for problem in report.get("problems", ())]
     if report.get("kind") != "site":
         clean = f"{report['path']}: {report.get('kind')} file, no problems"
-        return "\n".join(problems or [clean]) + "\n"
+        return "\n".join([*(problems or [clean]), *leadership_lines(report)]) + "\n"
     lines = [
         f"{report['path']}: site {report['site']!r}: {report['nodes_count']} nodes,"
         f" {report['gpus_count']} GPUs, policy {report['policy']}, leases of"

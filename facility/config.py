@@ -318,6 +318,29 @@ class HaproxyConfig(_Section, frozen=True, kw_only=True):
     requests_per_server_max: dict[Name, Annotated[int, Meta(ge=1, le=1_000_000)]] = {}
 
 
+ServerUrl = Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class LeadershipConfig(_Section, frozen=True, kw_only=True):
+    """Two or more controllers of one site: who leads is agreed upon in a store that exists already.
+
+    A leader is silent after `ttl_s` without the store; a standby takes over after about 1.25 of it.
+    `servers` are URLs: nats://host:4222 or tls://host:4222, http://host:2379 or https://host:2379.
+    `bucket` is the NATS bucket, or the first part of the etcd key; `replicas` is for NATS alone.
+    """
+
+    kind: Literal["nats", "etcd"]
+    servers: Annotated[tuple[ServerUrl, ...], Meta(min_length=1, max_length=9)]
+    ttl_s: Annotated[float, Meta(ge=0.4, le=60.0)] = 1.0
+    bucket: Name = "ampacity"
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 3
+    username: str | None = None
+    password_file: PathText | None = None
+    ca_file: PathText | None = None
+    certificate_file: PathText | None = None
+    key_file: PathText | None = None
+
+
 class ControllerConfig(_Section, frozen=True, kw_only=True):
     """One controller process: which site, which broker, where history and the page go.
 
@@ -335,3 +358,4 @@ class ControllerConfig(_Section, frozen=True, kw_only=True):
     http: HttpConfig = HttpConfig()
     haproxy: HaproxyConfig | None = None
     ups: Annotated[tuple[UpsConfig, ...], Meta(max_length=64)] = ()
+    leadership: LeadershipConfig | None = None

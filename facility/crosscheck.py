@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from facility.config import AgentConfig, BrokerConfig, ControllerConfig, StoreConfig, UpsConfig
+from facility.config import (
+    AgentConfig,
+    BrokerConfig,
+    ControllerConfig,
+    LeadershipConfig,
+    StoreConfig,
+    UpsConfig,
+)
 from facility.nut import nut_address
 from facility.topology import Key, Problem
 
@@ -19,7 +26,7 @@ ROUTER_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+")
 
 def agent_problems(config: AgentConfig) -> tuple[Problem, ...]:
     """Everything that two keys of an agent's file contradict each other about."""
-    problems = _broker(config.broker)
+    problems = _secrets(config.broker, "broker")
     if config.brake_ceiling_mhz > config.safe_ceiling_mhz:
         text = f"must not be above safe_ceiling_mhz, {config.safe_ceiling_mhz}"
         problems.append(Problem(("brake_ceiling_mhz",), text))
@@ -46,7 +53,9 @@ def agent_problems(config: AgentConfig) -> tuple[Problem, ...]:
 
 def controller_problems(config: ControllerConfig) -> tuple[Problem, ...]:
     """Everything that two keys of a controller's file contradict each other about."""
-    problems = _broker(config.broker) + _store(config.store) + _ups(config.ups)
+    problems = _secrets(config.broker, "broker") + _store(config.store) + _ups(config.ups)
+    if config.leadership is not None:
+        problems += _leadership(config.leadership)
     if config.haproxy is not None:
         for service, backend in config.haproxy.backends.items():
             if not ROUTER_NAME.fullmatch(backend):
@@ -68,7 +77,21 @@ def _twice(section: str, names: tuple[str, ...]) -> list[Problem]:
     ]
 
 
-def _broker(broker: BrokerConfig) -> list[Problem]:
+_SCHEMES: Final = {"nats": ("nats://", "tls://"), "etcd": ("http://", "https://")}
+
+
+def _leadership(leadership: LeadershipConfig) -> list[Problem]:
+    problems = _secrets(leadership, "leadership")
+    allowed = _SCHEMES[leadership.kind]
+    for place, server in enumerate(leadership.servers):
+        if not server.startswith(allowed):
+            text = f"{server!r} is no server of {leadership.kind}; expected {' or '.join(allowed)}"
+            problems.append(Problem(("leadership", "servers", place), text))
+    twice = _twice("servers", leadership.servers)
+    return problems + [Problem(("leadership", *one.key), one.text) for one in twice]
+
+
+def _secrets(section: BrokerConfig | LeadershipConfig, name: str) -> list[Problem]:
     problems = []
     pairs = (
         ("password_file", "username"),
@@ -76,9 +99,9 @@ def _broker(broker: BrokerConfig) -> list[Problem]:
         ("key_file", "certificate_file"),
         ("certificate_file", "ca_file"),
     )
-    for name, needed in pairs:
-        if getattr(broker, name) is not None and getattr(broker, needed) is None:
-            key: Key = ("broker", name)
+    for given, needed in pairs:
+        if getattr(section, given) is not None and getattr(section, needed) is None:
+            key: Key = (name, given)
             problems.append(Problem(key, f"is of no use without {needed}; expected both"))
     return problems
 

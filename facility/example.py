@@ -20,6 +20,7 @@ from facility.config import (
     GpuModelConfig,
     HaproxyConfig,
     HttpConfig,
+    LeadershipConfig,
     NodeConfig,
     NodeModelConfig,
     ServiceConfig,
@@ -155,20 +156,24 @@ def agent_config(site: Site, node: str, *, broker: BrokerConfig | None = None) -
 
 def controller_config(
     *,
+    controller: str = "controller",
     site_file: str = "/etc/ampacity/site.yaml",
     broker: BrokerConfig | None = None,
     store: StoreConfig | None = None,
     http: HttpConfig | None = None,
     haproxy: HaproxyConfig | None = None,
+    leadership: LeadershipConfig | None = None,
 ) -> ControllerConfig:
     """A controller's configuration around a site file."""
     return ControllerConfig(
         version=1,
+        controller=controller,
         site_file=site_file,
         broker=broker or BrokerConfig(),
         store=store or StoreConfig(),
         http=http or HttpConfig(),
         haproxy=haproxy,
+        leadership=leadership,
     )
 
 
@@ -331,5 +336,7 @@ CONTROLLER_COMMENTS: Final = {
     "haproxy": "Steers an HAProxy through its runtime socket: the backend of each service. Its"
     " servers have the nodes' names and `weight 100`. To cut batches it must know each service's"
     " requests_per_server_max.",
+    "leadership": "Other controllers of this site: who leads is agreed upon in NATS or etcd. Every"
+    " controller has the same section.",
 }
 """What is written above each key of the top level; the empty key is the top of the file."""

@@ -150,3 +150,39 @@ class RouterPort(Protocol):
     async def close(self) -> None:
         """Let go of the connection; never raises."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a consensus store keeps under our key; revision 0 and no bytes when there is nothing."""
+
+    value: bytes
+    revision: int
+
+
+class LockStoreLost(Exception):
+    """The store gave no answer that can be used; a write may or may not have happened."""
+
+
+class LockRefused(Exception):
+    """The value is not the one that was to be replaced: nothing was written."""
+
+
+class LockStore(Protocol):
+    """One value in a consensus store (NATS KV, etcd) under compare-and-set.
+
+    A read may be late, a write never: it happens on exactly the revision that it names, or not.
+    After `LockStoreLost` the next call asks another server.
+    """
+
+    async def read(self) -> Kept:
+        """What is there. Raises LockStoreLost."""
+        ...
+
+    async def write(self, value: bytes, *, revision: int) -> int:
+        """Replace what has `revision`; returns the new one. Raises LockRefused, LockStoreLost."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections; never raises."""
+        ...

@@ -15,7 +15,7 @@ import pytest
 from daemon import check_command
 from daemon.config_file import FILE_BYTES_MAX
 from facility.compiler import compile_site
-from facility.config import SiteConfig
+from facility.config import ControlConfig, LeadershipConfig, SiteConfig
 from facility.example import (
     agent_config,
     agent_yaml,
@@ -90,6 +90,28 @@ def test_every_problem_of_every_file_is_printed_and_exits_1(
     assert lines[1].startswith(f"{two}:2: site_file: 3 is not allowed; expected text")
     assert lines[2] == f"{three}: controller file, no problems"
     assert len(lines) == 3
+
+
+def test_a_controller_among_others_is_told_whether_a_standby_is_in_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leadership = LeadershipConfig(kind="etcd", servers=("http://10.0.0.1:2379",))
+    text = controller_yaml(controller_config(site_file="site.yaml", leadership=leadership))
+    path = written(tmp_path, text, "controller.yaml")
+    assert ampacity_check(path) == 0
+    assert "is unknown: " in capsys.readouterr().out
+
+    written(tmp_path, site_yaml(row_site(control=ControlConfig(lease_s=4.0))))
+    assert ampacity_check(path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{path}: controller file, no problems"
+    assert lines[1].startswith("WARNING: a standby's first leases come at most 1.95 s after")
+
+    written(tmp_path, site_yaml(row_site(control=ControlConfig(lease_s=5.0))))
+    assert ampacity_check("--json", path) == 0
+    found = json.loads(capsys.readouterr().out)["files"][0]["leadership"]
+    assert found["in_time"] is True
+    assert found["takes_s"] == pytest.approx(1.95)
 
 
 def test_agent_and_controller_files_are_told_apart(

@@ -41,6 +41,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "store": config.StoreConfig,
     "http": config.HttpConfig,
     "haproxy": config.HaproxyConfig,
+    "leadership": config.LeadershipConfig,
 }
 
 

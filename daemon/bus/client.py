@@ -23,7 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from facility.config import BrokerConfig
+from facility.config import BrokerConfig, LeadershipConfig
 
 # The client logs every lost connection as an error, which the bus says better and only once.
 # Lower this logger's level to see the packets.
@@ -50,31 +50,33 @@ class Secrets:
     tls: ssl.SSLContext | None = None
 
     @classmethod
-    def read(cls, config: BrokerConfig) -> Secrets:
-        """Read the password and the certificates.
+    def read(cls, config: BrokerConfig | LeadershipConfig, section: str = "broker") -> Secrets:
+        """Read the password and the certificates that one section of a file names.
 
         Raises:
             SecretsError: a file is missing, unreadable or not what it should be.
         """
-        return cls(password=_read_password(config), tls=_read_tls(config))
+        return cls(password=_read_password(config, section), tls=_read_tls(config, section))
 
 
-def _read_password(config: BrokerConfig) -> str | None:
+def _read_password(config: BrokerConfig | LeadershipConfig, section: str) -> str | None:
     if config.password_file is None:
         return None
     if config.username is None:
-        raise SecretsError("broker.password_file needs broker.username")
+        raise SecretsError(f"{section}.password_file needs {section}.username")
     try:
         with Path(config.password_file).open("rb") as file:
             return file.read(SECRET_BYTES_MAX).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise SecretsError(f"broker.password_file {config.password_file}: {error}") from error
+        raise SecretsError(f"{section}.password_file {config.password_file}: {error}") from error
 
 
-def _read_tls(config: BrokerConfig) -> ssl.SSLContext | None:
+def _read_tls(config: BrokerConfig | LeadershipConfig, section: str) -> ssl.SSLContext | None:
     if config.ca_file is None:
         if config.certificate_file or config.key_file:
-            raise SecretsError("broker.certificate_file and broker.key_file need broker.ca_file")
+            raise SecretsError(
+                f"{section}.certificate_file and {section}.key_file need {section}.ca_file"
+            )
         return None
     try:
         context = ssl.create_default_context(cafile=config.ca_file)
@@ -82,7 +84,7 @@ def _read_tls(config: BrokerConfig) -> ssl.SSLContext | None:
             context.load_cert_chain(config.certificate_file, config.key_file)
     except (OSError, ssl.SSLError) as error:
         files = ", ".join(filter(None, (config.ca_file, config.certificate_file, config.key_file)))
-        raise SecretsError(f"broker TLS files ({files}): {error}") from error
+        raise SecretsError(f"{section} TLS files ({files}): {error}") from error
     return context
 
 

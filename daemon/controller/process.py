@@ -23,6 +23,8 @@ import msgspec
 from actuators.haproxy import HaproxyRouter
 from actuators.null import NullRouter
 from controllers.door import Door
+from controllers.leadership import Candidate
+from controllers.operator import OrdersState
 from controllers.proof import prove
 from daemon.bus import Bus, LastWords
 from daemon.clock import SystemClock
@@ -31,6 +33,7 @@ from daemon.controller.epoch import next_epoch
 from daemon.controller.orders_file import read_orders, write_orders
 from daemon.controller.refusal import proof_error
 from daemon.controller.service import ControllerService, Surroundings
+from daemon.leadership import Campaign, open_store
 from daemon.sd_notify import Notifier
 from daemon.store.audit import open_audit
 from daemon.store.history import History, open_history
@@ -86,6 +89,7 @@ class ControllerProcess:
         self._bus: Bus | None = None
         self._history: History | None = None
         self._service: ControllerService | None = None
+        self._leadership: Campaign | None = None
 
     async def run(self) -> bool:
         """Run until a signal; returns whether to start again with fresh files.
@@ -115,7 +119,8 @@ class ControllerProcess:
     async def _build(self, stack: contextlib.AsyncExitStack) -> ControllerService:
         config, clock = self._config, self._clock
         directory = Path(config.store.directory)
-        epoch = next_epoch(directory, wall_s=clock.wall_s())
+        alone = config.leadership is None
+        epoch = next_epoch(directory, wall_s=clock.wall_s()) if alone else 0
         orders = read_orders(directory)
         verifier, signer = self._keys()
         history = self._history = open_history(config.store, site=self._site.name)
@@ -129,6 +134,7 @@ class ControllerProcess:
         stack.push_async_callback(web.stop)
         session = f"c-{secrets.token_hex(6)}"
         bus = self._bus = self._make_bus(session, epoch)
+        leadership = self._leadership = self._make_campaign(session, orders)
         router = self._router()
         stack.push_async_callback(router.close)
         stack.push_async_callback(router.expire, float("inf"))
@@ -146,6 +152,7 @@ class ControllerProcess:
                 raise_epoch=lambda above: next_epoch(directory, wall_s=clock.wall_s(), above=above),
                 door=Door(verifier, opened_at_s=clock.wall_s()),
                 signer=signer,
+                leadership=leadership,
             ),
             name=config.controller,
             session=session,
@@ -158,6 +165,11 @@ class ControllerProcess:
             service.note(event)
         await bus.start()
         stack.push_async_callback(bus.stop)
+        if leadership is not None:
+            leadership.changed = service.wake
+            leadership.start()
+            # Before the bus says goodbye: a standby takes over while our leases still last.
+            stack.push_async_callback(leadership.stop)
         return service
 
     def _keys(self) -> tuple[Verifier, Signer | None]:
@@ -165,6 +177,27 @@ class ControllerProcess:
         path = self._config.signing_key_file
         signer = None if path is None else read_signer(path, "controller")
         return read_verifier(self._config.trust_file), signer
+
+    def _make_campaign(self, session: str, orders: OrdersState) -> Campaign | None:
+        """This controller's candidacy, not begun yet; None when it leads alone."""
+        config, clock = self._config.leadership, self._clock
+        if config is None:
+            return None
+        directory = Path(self._config.store.directory)
+        candidate = Candidate(
+            holder=self._config.controller,
+            session=session,
+            ttl_s=config.ttl_s,
+            lease_s=self._site.control.lease_s,
+        )
+        candidate.orders = orders
+        return Campaign(
+            open_store(config, self._site.name),
+            candidate,
+            clock=clock,
+            fresh_epoch=lambda above: next_epoch(directory, wall_s=clock.wall_s(), above=above),
+            able=lambda: self._bus is not None and self._bus.connected,
+        )
 
     def _make_bus(self, session: str, epoch: int) -> Bus:
         name = self._config.controller
@@ -193,6 +226,7 @@ class ControllerProcess:
             "snapshot": "no node has been heard yet" if silent else "",
             "broker": "" if self._bus.connected else self._bus.detail,
             "store": str(error or ""),
+            "leadership": "" if self._leadership is None else self._leadership.trouble,
         }
 
     def _after_cycle(self, decision: Decision) -> None:

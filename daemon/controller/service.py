@@ -7,7 +7,6 @@ no decision. What is decided is published, recorded and shown; nothing here deci
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +16,13 @@ from typing import Final, Literal
 from controllers.cycle import ControlCycle
 from controllers.door import Door
 from controllers.inbox import Inbox
+from controllers.leadership import Leadership
 from controllers.operator import OrdersState
 from controllers.snapshot import Snapshot
 from daemon.bus import Bus
 from daemon.clock import Clock
+from daemon.controller.role import Role
+from daemon.controller.steering import Steering
 from daemon.store.audit import Audit
 from daemon.store.history import History
 from daemon.web.board import Board
@@ -40,9 +42,6 @@ from facility.wire import (
 
 LOG = logging.getLogger(__name__)
 
-ROUTER_TIMEOUT_S: Final = 2.0
-RIVAL_S: Final = 10.0
-"""Between two looks at a higher epoch: its leader needs time to show whether it renews leases."""
 STATE_REPEAT_CYCLES: Final = 5
 """An unchanged domain is told again this often, so that its time shows that somebody is there."""
 
@@ -59,6 +58,7 @@ class Surroundings:
     `keep_orders` returns what went wrong, empty for nothing. `raise_epoch` returns and records an
     epoch above the one given. `door` says whose requests are believed, everybody's without one;
     `signer` signs leases and emergencies, which go unsigned without one.
+    Without `leadership` this controller leads alone.
     """
 
     bus: Bus
@@ -72,6 +72,7 @@ class Surroundings:
     raise_epoch: Callable[[int], int] | None = None
     door: Door | None = None
     signer: Signer | None = None
+    leadership: Leadership | None = None
 
 
 class ControllerService:
@@ -88,7 +89,6 @@ class ControllerService:
         orders: OrdersState | None = None,
     ) -> None:
         self.site = site
-        self.epoch = epoch
         self._name = name
         self._session = session
         self._to = surroundings
@@ -97,13 +97,18 @@ class ControllerService:
         self.inbox = Inbox(site, codec=self._codec, door=surroundings.door)
         self._orders = orders or OrdersState()
         self._cycle: ControlCycle | None = None
+        self._role = Role(surroundings.leadership, epoch=epoch)
         self._woken = asyncio.Event()
         self._told: dict[str, tuple[object, int]] = {}
-        self._rival_told_s = -RIVAL_S
-        self._routing: set[asyncio.Task[None]] = set()
+        self._steering = Steering(surroundings.routers, surroundings.clock, self._tell)
         self._cycles_count = 0
         self.overruns_count = 0
         self.failures_count = 0
+
+    @property
+    def epoch(self) -> int:
+        """Of its leadership; 0 when it never led."""
+        return self._role.epoch
 
     def subscribe(self) -> None:
         """Listen to agents and operators; what arrives is stored until the loop is ready."""
@@ -129,7 +134,7 @@ class ControllerService:
             ControllerStatus(
                 controller=self._name,
                 state=state,
-                leader=state == "ready",
+                leader=state == "ready" and self._role.leads,
                 epoch=self.epoch,
                 session=self._session,
             )
@@ -142,8 +147,8 @@ class ControllerService:
         next_s = clock.now_s() + period_s
         while not stopping.is_set():
             await self._wait(next_s, stopping)
-            if self._woken.is_set():
-                self.serve()
+            if self.serve():
+                next_s = clock.now_s()  # leases run out: the first cycle of a leader is now
             if clock.now_s() + 1e-6 < next_s:
                 continue
             self.decide()
@@ -157,13 +162,25 @@ class ControllerService:
         """Take up the cycle with the orders of the last life, and say who leads."""
         self._cycle = ControlCycle(self.site, epoch=self.epoch, started_at_s=self._to.clock.now_s())
         self._cycle.orders.restore(self._orders)
+        self._role.begin(self._cycle)
         self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
 
-    def serve(self) -> None:
-        """Carry out the requests that have come; nothing if none has."""
-        if self._woken.is_set():
-            self._woken.clear()
-            self._guarded(self._serve_requests)
+    def serve(self) -> bool:
+        """Carry out the requests that have come, and look at the lock.
+
+        Returns whether this controller has just begun to lead: it should decide at once.
+        """
+        if not self._woken.is_set():
+            return False
+        self._woken.clear()
+        led = self._role.leads
+        self._guarded(self._attend)
+        self._guarded(self._serve_requests)
+        return self._role.leads and not led
+
+    def wake(self) -> None:
+        """Look at requests and at the lock now."""
+        self._woken.set()
 
     def decide(self) -> None:
         """One cycle."""
@@ -181,6 +198,24 @@ class ControllerService:
         finally:
             for wait in waits:
                 wait.cancel()
+
+    def _attend(self) -> None:
+        """Begin or end to speak, as the lock says, and tell everybody."""
+        assert self._cycle is not None
+        turn = self._role.attend(self._cycle, self._to.clock.now_s())
+        if not turn:
+            return
+        self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
+        self._tell(
+            Event(
+                event="leads" if self._role.leads else "stands-by",
+                severity="info" if self._role.leads else "warning",
+                at_s=self._to.clock.wall_s(),
+                source="controller",
+                subject=self._name,
+                sentence=f"controller {self._name} {turn}",
+            )
+        )
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do it. The only catch-all: a bug must not end the leases of a whole site in silence.
@@ -207,13 +242,16 @@ class ControllerService:
         assert self._cycle is not None
         started_s = time.perf_counter()
         clock = self._to.clock
-        for emergency in self.inbox.take_emergencies():
-            if emergency.epoch != self.epoch:
-                self._cycle.orders.adopt(emergency)
+        self._attend()
+        emergencies = self.inbox.take_emergencies()
+        self._role.take_emergencies(self._cycle, emergencies)
+        for emergency in () if self._role.leads else emergencies:
+            self._to.board.emergency(emergency)
         snapshot = self.inbox.snapshot(clock.now_s(), clock.wall_s(), self._cycle.orders.active)
         self._watch_rival(snapshot)
         decision = self._cycle.step(snapshot)
-        self._publish(decision)
+        if self._role.may_speak:
+            self._publish(decision)
         self._cycle.took(clock.now_s() - snapshot.now_s)
         self._keep_orders(clock.wall_s())
         self._cycles_count += 1
@@ -226,7 +264,8 @@ class ControllerService:
         self._to.board.counters(self._counters())
         self._to.board.update(decision, duration_s=time.perf_counter() - started_s)
         self._to.history.record_decision(decision)
-        self._to.audit.record_decision(decision)
+        if self._role.leads:
+            self._to.audit.record_decision(decision)
         for event in self.inbox.take_node_events():
             self._record(event)
         told = (*self.inbox.take_events(), *self._to.history.take_events())
@@ -236,31 +275,22 @@ class ControllerService:
             self._to.after_cycle(decision)
 
     def _watch_rival(self, snapshot: Snapshot) -> None:
-        """Nodes that obey a higher epoch refuse every lease of ours.
-
-        While somebody leads under it this is told again and again; once nobody renews their
-        leases, this controller goes on above it.
-        """
-        epoch, leads = snapshot.epoch_above(self.epoch)
-        if not epoch or snapshot.now_s - self._rival_told_s < RIVAL_S:
-            return
-        self._rival_told_s = snapshot.now_s
-        words = f"nodes obey epoch {epoch}, above ours, {self.epoch}: another controller leads them"
-        if not leads and self._to.raise_epoch is not None:
-            assert self._cycle is not None
-            self.epoch = self._to.raise_epoch(epoch)
-            self._cycle.lead_as(self.epoch)
+        """Tell of nodes that obey a higher epoch, and go on above it once nobody leads under it."""
+        assert self._cycle is not None
+        before = self.epoch
+        words = self._role.watch_rival(self._cycle, snapshot, self._to.raise_epoch)
+        if self.epoch != before:
             self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
-            words = f"nobody renews leases of epoch {epoch}: this controller leads as {self.epoch}"
-        self._tell(
-            Event(
-                event="epoch-above-ours",
-                severity="critical",
-                at_s=snapshot.wall_s,
-                source="controller",
-                sentence=words,
+        if words:
+            self._tell(
+                Event(
+                    event="epoch-above-ours",
+                    severity="critical",
+                    at_s=snapshot.wall_s,
+                    source="controller",
+                    sentence=words,
+                )
             )
-        )
 
     def _counters(self) -> dict[str, float]:
         counters = self._to.bus.counters
@@ -289,35 +319,13 @@ class ControllerService:
                 bus.publish(topics.domain(state.domain, "state"), encode(state), STATE)
         for routing in decision.routing:
             bus.publish(topics.service_routing(routing.service), encode(routing), STATE)
-            for router in self._to.routers:
-                task = asyncio.create_task(self._steer(router, decision, routing.service))
-                self._routing.add(task)
-                task.add_done_callback(self._routing.discard)
+            self._steering.apply(routing, decision.decision_id)
         for event in decision.events:
             self._say(event)
 
     def _sealed(self, topic: str, body: bytes) -> bytes:
         """The message under our signature, if we have one."""
         return body if self._to.signer is None else self._to.signer.seal(topic, body)
-
-    async def _steer(self, router: RouterPort, decision: Decision, service: str) -> None:
-        """Apply one routing; a router that refuses or hangs is told of and changes nothing else."""
-        routing = next(item for item in decision.routing if item.service == service)
-        problems: Sequence[str] = ("the router did not answer in time",)
-        with contextlib.suppress(TimeoutError):
-            problems = await asyncio.wait_for(router.apply(routing), ROUTER_TIMEOUT_S)
-        for problem in problems:
-            self._tell(
-                Event(
-                    event="routing-refused",
-                    severity="warning",
-                    at_s=self._to.clock.wall_s(),
-                    source="router",
-                    subject=service,
-                    sentence=problem[:1024],
-                    decision_id=decision.decision_id,
-                )
-            )
 
     def _publish_emergencies(self, emergencies: Sequence[Emergency]) -> None:
         for emergency in emergencies:
@@ -328,9 +336,11 @@ class ControllerService:
     def _serve_requests(self) -> None:
         """Carry out requests; emergencies leave before the answers do."""
         assert self._cycle is not None
-        for answer in self.inbox.take_answers():
+        answers, requests = self.inbox.take_answers(), self.inbox.take_requests()
+        if not self._role.may_speak:
+            return  # the leader answers; without one, nobody does, and the operator is told so
+        for answer in answers:
             self._respond(answer)
-        requests = self.inbox.take_requests()
         wall_s = self._to.clock.wall_s()
         responses, emergencies, events = self._cycle.handle(requests, wall_s)
         self._publish_emergencies(emergencies)
@@ -345,12 +355,13 @@ class ControllerService:
         self._keep_orders(wall_s)
 
     def _keep_orders(self, wall_s: float) -> None:
-        """Put the standing orders on disk when they have changed."""
+        """Put the standing orders on disk, and where a standby finds them, when they change."""
         assert self._cycle is not None
         orders = self._cycle.orders.state()
         if orders == self._orders:
             return
         self._orders = orders
+        self._role.keep_orders(orders)
         problem = self._to.keep_orders(orders)
         if problem:
             self._tell(
@@ -381,7 +392,8 @@ class ControllerService:
         self._to.audit.record_event(event)
 
     def _say(self, event: Event) -> None:
-        self._to.bus.publish(self._topics.event, encode(event), SAMPLE)
+        if self._role.leads or event.source == "controller":
+            self._to.bus.publish(self._topics.event, encode(event), SAMPLE)
         level = {"info": logging.INFO, "warning": logging.WARNING}.get(
             event.severity, logging.ERROR
         )

@@ -97,6 +97,8 @@ class _Waiting:
         if not self._controllers:
             return "none has ever been on this broker (is the site's name right?)"
         ready = sorted(name for name, one in self._controllers.items() if one.state == "ready")
+        if ready and not any(self._controllers[name].leader for name in ready):
+            return f"{', '.join(ready)} stands by: no controller leads at the moment"
         if ready:
             return f"{', '.join(ready)} should: it hangs, or this account may not send requests"
         return ", ".join(f"{name} is {one.state}" for name, one in self._controllers.items())

