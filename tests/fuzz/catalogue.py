@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import edges, files, messages
+from tests.fuzz import edges, files, messages, signatures
 from tests.fuzz.target import Kind
 
 
@@ -15,6 +15,9 @@ def catalogue() -> dict[str, Kind]:
             "actuator", "message", "json", messages.ActuatorTarget, messages.actuator_seeds(), 2.0
         ),
         Kind("pipe", "message", "bytes", messages.PipeTarget, messages.pipe_seeds(), 1.0),
+        Kind(
+            "signing", "message", "json", signatures.SigningTarget, signatures.signing_seeds(), 1.0
+        ),
         Kind("config", "file", "text", files.ConfigTarget, files.config_seeds(), 7.0),
         Kind("reload", "file", "text", files.ReloadTarget, files.reload_seeds(), 1.0),
         Kind("state", "file", "json", files.StateTarget, files.state_seeds(), 1.0),

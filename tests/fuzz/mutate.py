@@ -27,7 +27,18 @@ NUMBERS: Final = (
     2**31, 2**53, 2**53 + 1, 2**62, 2**62 + 1, 2**63, 2**64, 10**30, 1e300, -1e300, 5e-324,
     float("nan"), float("inf"), float("-inf"),
 )  # fmt: skip
-OTHERS: Final[tuple[Any, ...]] = (None, True, False, [], {}, [[]], {"": 0}, [None], {"node": "n01"})
+OTHERS: Final = (
+    "null",
+    "true",
+    "false",
+    "[]",
+    "{}",
+    "[[]]",
+    '{"": 0}',
+    "[null]",
+    '{"node": "n01"}',
+)
+"""As JSON, so that each use has one of its own to change."""
 
 RAW: Final = (
     b"\x00", b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xf4\x90\x80\x80", b"\\u",
@@ -153,7 +164,7 @@ class Mutator:
         if draw < 0.8:
             return rng.choice(TEXTS)
         if draw < 0.9:
-            return rng.choice(OTHERS)
+            return json.loads(rng.choice(OTHERS))
         if draw < 0.95:
             return rng.choice((*TEXTS, "x")) * rng.choice(LENGTHS)
         for _ in range(rng.choice(DEPTHS[:4])):
@@ -216,7 +227,8 @@ class Mutator:
         return self._rng.choice(head) + text + self._rng.choice(("", "\n---\n" + text, "\n..."))
 
     def _bomb(self, text: str) -> str:
-        cut = BOMB[: BOMB.index(f"a{self._rng.randrange(2, 8)}:")]
+        size = self._rng.choice((2, 2, 2, 3, 3, 3, 4, 4, 5, 7))
+        cut = BOMB[: BOMB.index(f"a{size}:")]
         return self._rng.choice((cut + text, text + "\n" + cut, text + "\nx: &x [*x]\n"))
 
     def _anchor(self, text: str) -> str:
