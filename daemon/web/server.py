@@ -22,6 +22,11 @@ START_S: Final = 5.0
 CONNECTIONS_MAX: Final = 64
 BACKLOG: Final = 64
 KEEP_ALIVE_S: Final = 5
+HEAD_BYTES_MAX: Final = 16_384
+"""Most of an unfinished request head that is kept; a browser sends about 1 kB."""
+SWEEP_S: Final = 2.0
+SWEEPS_MAX: Final = 5
+"""A connection that makes no headway for so many sweeps is cut: it takes the place of another."""
 
 
 class WebError(OSError):
@@ -58,8 +63,10 @@ class _Server(uvicorn.Server):
 class WebServer:
     """Serves an app on a host and port until it is stopped; port 0 means any free one."""
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
+    def __init__(self, app: FastAPI, host: str, port: int, *, sweep_s: float = SWEEP_S) -> None:
         self._app = app
+        self._sweep_s = sweep_s
+        self._sweeping: asyncio.Task[None] | None = None
         self.host = host
         self.port = port
         self._server: _Server | None = None
@@ -70,6 +77,11 @@ class WebServer:
         """Where a browser on this host finds it, once started."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def connections_count(self) -> int:
+        """How many are connected."""
+        return len(self._server.server_state.connections) if self._server is not None else 0
 
     async def start(self) -> None:
         """Listen and serve; `port` is the real one from here on.
@@ -91,17 +103,39 @@ class WebServer:
             server_header=False,
             backlog=BACKLOG,
             limit_concurrency=CONNECTIONS_MAX,
+            h11_max_incomplete_event_size=HEAD_BYTES_MAX,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="web")
         async with asyncio.timeout(START_S):
             await self._server.listening.wait()
+        self._sweeping = asyncio.create_task(self._sweep(self._server), name="web-sweep")
+
+    async def _sweep(self, server: _Server) -> None:
+        """Cut connections that neither finish a request nor take an answer.
+
+        Uvicorn ends only those that are idle after an answer; CONNECTIONS_MAX others, that never
+        ask or never read, would lock everybody out.
+        """
+        seen: dict[object, tuple[object, int]] = {}
+        while True:
+            await asyncio.sleep(self._sweep_s)
+            before, seen = seen, {}
+            for connection in list(server.server_state.connections):
+                request = getattr(connection, "cycle", None)
+                last, count = before.get(connection, (request, 0))
+                count = count + 1 if last is request else 1
+                seen[connection] = (request, count)
+                if count > SWEEPS_MAX:
+                    connection.transport.abort()
 
     async def stop(self) -> None:
         """Stop serving within a second, whoever is still connected."""
         if self._server is None or self._task is None:
             return
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         self._server.should_exit = True
         done, _ = await asyncio.wait({self._task}, timeout=STOP_S)
         if not done:
