@@ -17,6 +17,9 @@ from facility.wire import Emergency, Event, Request, Response
 
 VERBS: Final = ("contingency", "brake", "release", "cap", "drain")
 
+AUTOMATIC: Final = ("nut:", "meter:")
+"""Who gives an order and is no operator: what it began it may end, what an operator began not."""
+
 Answer = dict[str, str | int | float | bool]
 
 
@@ -27,6 +30,8 @@ class OrdersState(Struct, frozen=True, kw_only=True):
     brakes: tuple[str, ...] = ()
     drained: tuple[str, ...] = ()
     caps_w: dict[str, Annotated[float, Meta(gt=0.0)]] = {}
+    holders: dict[str, tuple[str, ...]] = {}
+    """Who holds an order that no operator gave, by `contingency/NAME` or `brake/DOMAIN`."""
 
 
 class RequestError(ValueError):
@@ -44,6 +49,7 @@ class Orders:
         self.drained: set[str] = set()
         self.unknown: dict[str, set[str]] = {}
         """Contingencies found on the bus that the site file does not know, by domain."""
+        self._holders: dict[str, set[str]] = {}
         self._announced: dict[str, tuple[str, ...]] = {}
         self._again: set[str] = set()
         self._sequence = 0
@@ -66,6 +72,7 @@ class Orders:
             brakes=tuple(sorted(self.brakes)),
             drained=tuple(sorted(self.drained)),
             caps_w=dict(sorted(self.caps_w.items())),
+            holders={key: tuple(sorted(who)) for key, who in sorted(self._holders.items())},
         )
 
     def restore(self, state: OrdersState) -> None:
@@ -74,6 +81,9 @@ class Orders:
         self.contingencies |= set(state.contingencies) & set(site.contingencies)
         self.brakes |= set(state.brakes) & set(site.domains)
         self.drained |= set(state.drained) & set(site.nodes)
+        on = {f"contingency/{name}" for name in self.contingencies}
+        on |= {f"brake/{name}" for name in self.brakes}
+        self._holders = {key: set(who) for key, who in state.holders.items() if who and key in on}
         for name, cap_w in state.caps_w.items():
             if name in site.domains:
                 self.caps_w[name] = min(cap_w, site.domains[name].capacity_w)
@@ -131,7 +141,7 @@ class Orders:
                     epoch=epoch,
                     sequence=self._sequence,
                     issued_at_s=wall_s,
-                    by="controller",
+                    by=self._who_holds(domain, active),
                 )
             )
         return tuple(messages)
@@ -149,11 +159,46 @@ class Orders:
             self._again.add(emergency.domain)  # under our own epoch, or nobody could end it
         for name in emergency.active:
             if name == "brake":
-                self.brakes.add(emergency.domain)
+                self._adopt("brake", self.brakes, emergency.domain, emergency.by)
             elif name in self._site.contingencies:
-                self.contingencies.add(name)
+                self._adopt("contingency", self.contingencies, name, emergency.by)
             else:
                 self.unknown.setdefault(emergency.domain, set()).add(name)
+
+    def _adopt(self, kind: str, on: set[str], name: str, by: str) -> None:
+        """Take over what is on; what is on already stays its holder's."""
+        if name not in on:
+            for holder in by.split(","):
+                self._set(kind, on, name, holder, wanted=True)
+
+    def _set(self, kind: str, on: set[str], name: str, by: str, *, wanted: bool) -> bool:
+        """Begin or end an order; whether that has changed anything.
+
+        An operator's word counts for everybody: what he begins only he ends, and what he ends is
+        over. What a UPS or a meter began ends when the last of them lets go.
+        """
+        key, was_on = f"{kind}/{name}", name in on
+        if not by.startswith(AUTOMATIC):
+            self._holders.pop(key, None)
+            (on.add if wanted else on.discard)(name)
+            return True
+        holders = self._holders.get(key, set())
+        if wanted and (holders or not was_on):
+            self._holders[key] = holders | {by}
+            on.add(name)
+        elif not wanted and by in holders:
+            holders.discard(by)
+            if not holders:
+                del self._holders[key]
+                on.discard(name)
+        return was_on != (name in on)
+
+    def _who_holds(self, domain: str, active: Sequence[str]) -> str:
+        """Whose word an announcement is, so that a successor knows who may end it."""
+        keys = [f"brake/{domain}" if name == "brake" else f"contingency/{name}" for name in active]
+        found = {",".join(sorted(self._holders.get(key, ()))) for key in keys}
+        alone = found.pop() if len(found) == 1 else ""
+        return alone[:1_024] or "controller"
 
     def apply(self, request: Request) -> Response:
         """Carry out one request; never raises."""
@@ -183,8 +228,7 @@ class Orders:
             raise RequestError(f"the site file knows no contingency {name!r}: it can only end")
         if act and name in strange:
             self._end_unknown(name)
-        elif act:
-            (self.contingencies.add if on else self.contingencies.discard)(name)
+        elif act and self._set("contingency", self.contingencies, name, request.by, wanted=on):
             # Said again even if it changes nothing here: a node may remember what we do not.
             self._again.add(self._site.contingencies[name].domain)
         return {"contingency": name, "active": on}
@@ -198,13 +242,12 @@ class Orders:
     def _brake(self, request: Request, act: bool) -> Answer:
         domain = self._named(request, "domain", list(self._site.domains))
         if act:
-            self.brakes.add(domain)
+            self._set("brake", self.brakes, domain, request.by, wanted=True)
         return {"domain": domain, "nodes": len(self._site.domains[domain].nodes)}
 
     def _release(self, request: Request, act: bool) -> Answer:
         domain = self._named(request, "domain", list(self._site.domains))
-        if act:
-            self.brakes.discard(domain)
+        if act and self._set("brake", self.brakes, domain, request.by, wanted=False):
             self._again.add(domain)
         return {"domain": domain, "nodes": len(self._site.domains[domain].nodes)}
 

@@ -341,6 +341,31 @@ class LeadershipConfig(_Section, frozen=True, kw_only=True):
     key_file: PathText | None = None
 
 
+class MeterConfig(_Section, frozen=True, kw_only=True):
+    """A power meter that an `upsd` speaks for, a PDU's or a UPS's, and the domain that it measures.
+
+    `readings_count` readings in a row above the domain's capacity, or one above `over_ratio` times
+    it, brake the domain; `quiet_s` below `release_ratio` of it, or an operator, release it. For
+    `settle_s` after a capacity has fallen the one before counts. Nodes that report more or less
+    than the meter by `differ_ratio` are a warning.
+    """
+
+    name: Name
+    source: Annotated[str, Meta(min_length=3, max_length=330)]
+    variable: Annotated[str, Meta(min_length=3, max_length=64)] = "ups.realpower"
+    domain: Name
+    poll_s: Annotated[float, Meta(ge=0.02, le=60.0)] = 2.0
+    readings_count: Annotated[int, Meta(ge=1, le=20)] = 2
+    over_ratio: Annotated[float, Meta(ge=1.0, le=3.0)] = 1.1
+    release_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.92
+    quiet_s: PeriodS = 30.0
+    settle_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 4.0
+    missing_s: PeriodS = 10.0
+    differ_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1
+    username: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    password_file: PathText | None = None
+
+
 class ControllerConfig(_Section, frozen=True, kw_only=True):
     """One controller process: which site, which broker, where history and the page go.
 
@@ -359,3 +384,4 @@ class ControllerConfig(_Section, frozen=True, kw_only=True):
     haproxy: HaproxyConfig | None = None
     ups: Annotated[tuple[UpsConfig, ...], Meta(max_length=64)] = ()
     leadership: LeadershipConfig | None = None
+    meters: Annotated[tuple[MeterConfig, ...], Meta(max_length=64)] = ()

@@ -7,6 +7,7 @@ exists or a port is free is found out by the service that needs it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from facility.config import (
@@ -14,10 +15,11 @@ from facility.config import (
     BrokerConfig,
     ControllerConfig,
     LeadershipConfig,
+    MeterConfig,
     StoreConfig,
     UpsConfig,
 )
-from facility.nut import nut_address
+from facility.nut import is_nut_variable, nut_address
 from facility.topology import Key, Problem
 
 ROUTER_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+")
@@ -41,7 +43,7 @@ def agent_problems(config: AgentConfig) -> tuple[Problem, ...]:
         if ups.contingency not in known:
             text = f"{ups.contingency!r} is none of this node's; expected {', '.join(known)}"
             problems.append(Problem(("ups", place, "contingency"), text))
-    problems += _ups(config.ups)
+    problems += _nut(config)
     if config.telemetry_s * config.sample_hz < 1.0:
         text = (
             f"{config.sample_hz:g} Hz gives no sample in telemetry_s, {config.telemetry_s:g} s;"
@@ -53,7 +55,7 @@ def agent_problems(config: AgentConfig) -> tuple[Problem, ...]:
 
 def controller_problems(config: ControllerConfig) -> tuple[Problem, ...]:
     """Everything that two keys of a controller's file contradict each other about."""
-    problems = _secrets(config.broker, "broker") + _store(config.store) + _ups(config.ups)
+    problems = _secrets(config.broker, "broker") + _store(config.store) + _nut(config)
     if config.leadership is not None:
         problems += _leadership(config.leadership)
     if config.haproxy is not None:
@@ -106,21 +108,28 @@ def _secrets(section: BrokerConfig | LeadershipConfig, name: str) -> list[Proble
     return problems
 
 
-def _ups(found: tuple[UpsConfig, ...]) -> list[Problem]:
-    names = [ups.name for ups in found]
+def _nut(config: AgentConfig | ControllerConfig) -> list[Problem]:
+    meters = config.meters if isinstance(config, ControllerConfig) else ()
+    sections: dict[str, Sequence[UpsConfig | MeterConfig]] = {"ups": config.ups, "meters": meters}
     problems = []
-    for place, ups in enumerate(found):
-        at: Key = ("ups", place)
-        if ups.name in names[:place]:
-            problems.append(Problem((*at, "name"), f"{ups.name!r} is there twice"))
-        try:
-            nut_address(ups.source)
-        except ValueError as error:
-            problems.append(Problem((*at, "source"), str(error)))
-        if (ups.username is None) != (ups.password_file is None):
-            key = "username" if ups.password_file is None else "password_file"
-            text = "is of no use alone; expected username and password_file"
-            problems.append(Problem((*at, key), text))
+    for section, found in sections.items():
+        names = [one.name for one in found]
+        for place, one in enumerate(found):
+            at: Key = (section, place)
+            if one.name in names[:place]:
+                problems.append(Problem((*at, "name"), f"{one.name!r} is there twice"))
+            try:
+                nut_address(one.source)
+            except ValueError as error:
+                problems.append(Problem((*at, "source"), str(error)))
+            if (one.username is None) != (one.password_file is None):
+                key = "username" if one.password_file is None else "password_file"
+                text = "is of no use alone; expected username and password_file"
+                problems.append(Problem((*at, key), text))
+    for place, meter in enumerate(meters):
+        if not is_nut_variable(meter.variable):
+            text = f"{meter.variable!r} is no NUT variable; expected one as outlet.1.realpower"
+            problems.append(Problem(("meters", place, "variable"), text))
     return problems
 
 

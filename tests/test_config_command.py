@@ -38,6 +38,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "ups": config.UpsConfig,
     "broker": config.BrokerConfig,
     "The controller file": ControllerConfig,
+    "meters": config.MeterConfig,
     "store": config.StoreConfig,
     "http": config.HttpConfig,
     "haproxy": config.HaproxyConfig,

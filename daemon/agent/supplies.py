@@ -38,7 +38,7 @@ class LocalSupplies:
         self._send = send
         self._say = say
         self._told: LocalTriggers | None = None
-        self._pollers = UpsPollers(config.ups, self._take, failed=failed, power=False)
+        self._pollers = UpsPollers(config.ups, self._take, failed=failed)
 
     def start(self) -> None:
         """Begin to look."""

@@ -33,6 +33,7 @@ from daemon.controller.epoch import next_epoch
 from daemon.controller.orders_file import read_orders, write_orders
 from daemon.controller.refusal import proof_error
 from daemon.controller.service import ControllerService, Surroundings
+from daemon.controller.supplies import Supplies, supply_problems
 from daemon.leadership import Campaign, open_store
 from daemon.sd_notify import Notifier
 from daemon.store.audit import open_audit
@@ -44,7 +45,7 @@ from daemon.web.board import Board
 from daemon.web.server import WebServer
 from facility.config import ControllerConfig
 from facility.decisions import Decision
-from facility.loader import load_controller, load_site_config
+from facility.loader import load_controller, load_site_config, located
 from facility.signing import Signer, Verifier
 from facility.topics import Topics
 from facility.topology import Site
@@ -64,10 +65,13 @@ def load_files(path: str) -> tuple[ControllerConfig, Site]:
     Raises:
         ConfigError: a file is wrong, or the proof fails and `shadow` is off.
     """
-    config = load_controller(read_config(path), path)
+    own_text = read_config(path)
+    config = load_controller(own_text, path)
     site_path = str(Path(path).parent / config.site_file)
     text = read_config(site_path)
     written, site = load_site_config(text, site_path)
+    if problems := supply_problems(config, site):
+        raise located(own_text, path, problems)
     proof = prove(site)
     if not proof.passed and not site.control.shadow:
         raise proof_error(text, site_path, written, proof)
@@ -87,9 +91,12 @@ class ControllerProcess:
         self._restart = False
         self._ready_told = False
         self._bus: Bus | None = None
+        self._board: Board | None = None
         self._history: History | None = None
         self._service: ControllerService | None = None
         self._leadership: Campaign | None = None
+        self._supplies: Supplies | None = None
+        self._blind = False
 
     async def run(self) -> bool:
         """Run until a signal; returns whether to start again with fresh files.
@@ -113,6 +120,8 @@ class ControllerProcess:
                 self._site.control.shadow,
             )
             await service.run(self._stopping)
+            if self._blind:
+                raise RuntimeError("looking at UPSs and meters has ended by a bug, see the log")
             self._notifier.tell(STOPPING="1", STATUS="stopping: leases run out")
         return self._restart
 
@@ -127,7 +136,7 @@ class ControllerProcess:
         stack.callback(history.close)
         audit = open_audit(config.store)
         stack.callback(audit.close)
-        board = Board(self._site)
+        board = self._board = Board(self._site)
         app = make_app(board, readiness=self._readiness, version=VERSION)
         web = WebServer(app, config.http.host, config.http.port)
         await web.start()
@@ -148,7 +157,7 @@ class ControllerProcess:
                 audit=audit,
                 routers=(router,),
                 after_cycle=self._after_cycle,
-                keep_orders=lambda state: write_orders(directory, state),
+                keep_orders=self._keep_orders,
                 raise_epoch=lambda above: next_epoch(directory, wall_s=clock.wall_s(), above=above),
                 door=Door(verifier, opened_at_s=clock.wall_s()),
                 signer=signer,
@@ -170,7 +179,22 @@ class ControllerProcess:
             leadership.start()
             # Before the bus says goodbye: a standby takes over while our leases still last.
             stack.push_async_callback(leadership.stop)
+        self._supplies = Supplies(
+            config, self._site, order=service.order, note=service.note, failed=self._go_blind
+        )
+        self._supplies.start(orders)
+        stack.push_async_callback(self._supplies.stop)
         return service
+
+    def _keep_orders(self, orders: OrdersState) -> str:
+        if self._supplies is not None:
+            self._supplies.ordered(orders)
+        return write_orders(Path(self._config.store.directory), orders)
+
+    def _go_blind(self) -> None:
+        """A controller that no longer sees a UPS ends loudly: agents go safe, systemd restarts."""
+        self._blind = True
+        self._stopping.set()
 
     def _keys(self) -> tuple[Verifier, Signer | None]:
         """Whom to believe, and what to sign with. Raises TrustError."""
@@ -232,6 +256,9 @@ class ControllerProcess:
     def _after_cycle(self, decision: Decision) -> None:
         """Signs of life come from finished cycles only."""
         assert self._bus is not None
+        if self._supplies is not None and self._board is not None:
+            self._supplies.decided(decision)
+            self._board.counters(self._supplies.counters())
         fields = {"WATCHDOG": "1", "STATUS": decision.sentence}
         if not self._ready_told and self._bus.connected:
             self._ready_told = True

@@ -21,6 +21,7 @@ from controllers.operator import OrdersState
 from controllers.snapshot import Snapshot
 from daemon.bus import Bus
 from daemon.clock import Clock
+from daemon.controller.keeping import OrdersKeeper
 from daemon.controller.role import Role
 from daemon.controller.steering import Steering
 from daemon.store.audit import Audit
@@ -36,6 +37,7 @@ from facility.wire import (
     ControllerStatus,
     Emergency,
     Event,
+    Request,
     Response,
     encode,
 )
@@ -95,9 +97,10 @@ class ControllerService:
         self._topics = Topics(site.name)
         self._codec = Codec()
         self.inbox = Inbox(site, codec=self._codec, door=surroundings.door)
-        self._orders = orders or OrdersState()
+        self._keeper = OrdersKeeper(orders or OrdersState(), surroundings.keep_orders, self._tell)
         self._cycle: ControlCycle | None = None
         self._role = Role(surroundings.leadership, epoch=epoch)
+        self._own: dict[str, Request] = {}
         self._woken = asyncio.Event()
         self._told: dict[str, tuple[object, int]] = {}
         self._steering = Steering(surroundings.routers, surroundings.clock, self._tell)
@@ -161,7 +164,7 @@ class ControllerService:
     def begin(self) -> None:
         """Take up the cycle with the orders of the last life, and say who leads."""
         self._cycle = ControlCycle(self.site, epoch=self.epoch, started_at_s=self._to.clock.now_s())
-        self._cycle.orders.restore(self._orders)
+        self._cycle.orders.restore(self._keeper.orders)
         self._role.begin(self._cycle)
         self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
 
@@ -253,7 +256,7 @@ class ControllerService:
         if self._role.may_speak:
             self._publish(decision)
         self._cycle.took(clock.now_s() - snapshot.now_s)
-        self._keep_orders(clock.wall_s())
+        self._keeper.keep(self._cycle.orders.state(), clock.wall_s())
         self._cycles_count += 1
         for frame in self.inbox.take_frames():
             self._to.board.telemetry(frame)
@@ -341,6 +344,8 @@ class ControllerService:
             return  # the leader answers; without one, nobody does, and the operator is told so
         for answer in answers:
             self._respond(answer)
+        requests = (*self._own.values(), *requests)
+        self._own = {}
         wall_s = self._to.clock.wall_s()
         responses, emergencies, events = self._cycle.handle(requests, wall_s)
         self._publish_emergencies(emergencies)
@@ -352,30 +357,18 @@ class ControllerService:
             self._respond(response)
         for event in events:
             self._tell(event)
-        self._keep_orders(wall_s)
-
-    def _keep_orders(self, wall_s: float) -> None:
-        """Put the standing orders on disk, and where a standby finds them, when they change."""
-        assert self._cycle is not None
-        orders = self._cycle.orders.state()
-        if orders == self._orders:
-            return
-        self._orders = orders
-        self._role.keep_orders(orders)
-        problem = self._to.keep_orders(orders)
-        if problem:
-            self._tell(
-                Event(
-                    event="orders-not-kept",
-                    severity="critical",
-                    at_s=wall_s,
-                    source="controller",
-                    sentence=problem[:1024],
-                )
-            )
+        self._keeper.keep(self._cycle.orders.state(), wall_s)
 
     def _respond(self, response: Response) -> None:
         self._to.bus.publish(self._topics.response(response.verb), encode(response), COMMAND)
+
+    def order(self, request: Request) -> None:
+        """Carry out an order of our own, before any cycle, and not before we may speak.
+
+        Of each giver only the last order waits: what is over by then was never said.
+        """
+        self._own[request.by] = request
+        self._woken.set()
 
     def note(self, event: Event) -> None:
         """Tell something that is no decision's: to the page, the store, the audit and the bus."""
