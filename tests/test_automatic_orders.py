@@ -1,4 +1,4 @@
-"""Orders that UPSs and meters give: at once, ended only by whoever began them, never an old story."""
+"""Orders that UPSs and meters give: at once, ended only by who began them, never an old story."""
 
 from __future__ import annotations
 

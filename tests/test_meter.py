@@ -1,4 +1,4 @@
-"""What a power meter's word means: brake, release, silence and disagreement. No clock, no network."""
+"""What a power meter says: brake, release, silence and disagreement. No clock, no network."""
 
 from __future__ import annotations
 

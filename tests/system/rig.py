@@ -146,7 +146,7 @@ class Rig:
         self._haproxy = haproxy
         self._library = library
         directory.mkdir(parents=True, exist_ok=True)
-        self._write_controller()
+        self.rewrite_controller()
         self.hosts = {name: self._host(name) for name in self.site.nodes}
         self.controller = Process(
             "controller", ampacity("controller", "--config", self.controller_path), directory, None
@@ -154,7 +154,8 @@ class Rig:
         self.listener = Listener(broker.port, self.topics)
         self._api = httpx.Client(base_url=f"http://{HOST}:{self.http_port}", timeout=5.0)
 
-    def _write_controller(self) -> None:
+    def rewrite_controller(self, **keys: Any) -> None:
+        """Write the controller's file anew, with other values for some keys; nobody is told."""
         (self.directory / "site.yaml").write_text(site_yaml(self.site_config))
         config = controller_config(
             site_file="site.yaml",
@@ -163,6 +164,7 @@ class Rig:
             http=HttpConfig(port=self.http_port),
             haproxy=self._haproxy,
         )
+        config = msgspec.structs.replace(config, **keys)
         self.controller_path.write_text(controller_yaml(config))
 
     def rewrite_agent(self, name: str, **keys: Any) -> None:
