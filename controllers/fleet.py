@@ -57,7 +57,8 @@ class Fleet:
 
     def gpu_power_w(self, ceiling_mhz: IntArray, nodes: Places = EVERY) -> FloatArray:
         """The most that one GPU of each of `nodes` can draw under its ceiling, W."""
-        place = np.clip(ceiling_mhz, 0, _CLOCK_MHZ_MAX)
+        # Not np.clip: on integers it looks up their limits each time.
+        place = np.minimum(np.maximum(ceiling_mhz, 0), _CLOCK_MHZ_MAX)
         result: FloatArray = self._gpu_power_w[self._gpu_rank[nodes], place]
         return result
 
@@ -113,5 +114,15 @@ class Fleet:
 
 
 def _power_by_mhz(gpu: GpuModel) -> FloatArray:
-    """Worst-case power at every whole MHz, so that a look-up costs one index."""
-    return np.array([gpu.power_w_at(mhz) for mhz in range(_CLOCK_MHZ_MAX + 1)])
+    """Worst-case power at every whole MHz, so that a look-up costs one index.
+
+    The same lines as `GpuModel.power_w_at`, all at once: a controller starts with this.
+    """
+    clocks_mhz, power_w = (np.array(column) for column in zip(*gpu.worst_case_power_w, strict=True))
+    mhz = np.arange(_CLOCK_MHZ_MAX + 1)
+    high = np.minimum(np.maximum(np.searchsorted(clocks_mhz, mhz), 1), len(clocks_mhz) - 1)
+    low = high - 1
+    rise_w = (power_w[high] - power_w[low]) * (mhz - clocks_mhz[low])
+    line_w = power_w[low] + rise_w / (clocks_mhz[high] - clocks_mhz[low])
+    bounded_w: FloatArray = np.minimum(np.maximum(line_w, power_w[0]), power_w[-1])
+    return bounded_w

@@ -21,9 +21,11 @@ from typing import Final
 from actuators.clocks import ClockActuator
 from daemon.config_file import read_config
 from daemon.exit_codes import EX_FAILED, EX_USAGE
+from daemon.faults_command import run_faults
 from facility.compiler import did_you_mean
 from facility.config import POLICIES, PolicyName
 from facility.loader import load_document
+from facility.strict_yaml import parse
 from simulator.scenario import CheckResult, Scenario, judge, run_scenario, scenario_site
 from simulator.trace import Trace, load_trace
 
@@ -80,8 +82,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the scenario; returns the exit code."""
     try:
-        scenario = load_scenario(args.scenario, args.set)
+        text = scenario_text(args.scenario)
         seeds = parse_seeds(args.seed)
+        if is_faults(text):
+            return run_faults(
+                text,
+                args.scenario,
+                parse_settings(args.set),
+                seeds,
+                seed_text=args.seed,
+                policies=args.policy or (),
+                as_json=args.json,
+                out=args.out,
+            )
+        scenario = load_scenario(args.scenario, args.set)
         policies: Sequence[PolicyName] = args.policy or scenario.policies
         for policy in policies:
             scenario_site(scenario, policy)
@@ -128,6 +142,11 @@ def load_scenario(name: str, settings: Sequence[str]) -> Scenario:
         ConfigError: the file, or a setting in its place, is wrong; with every problem.
         ArgumentError: no such scenario, or a setting that is not KEY=VALUE.
     """
+    return load_document(scenario_text(name), name, Scenario, parse_settings(settings))
+
+
+def scenario_text(name: str) -> str:
+    """The document at a path or of that name in `scenarios/`. Raises ConfigError, ArgumentError."""
     path = Path(name)
     if not path.suffix and not path.exists():
         found = resources.files("scenarios").joinpath(f"{name}.yaml")
@@ -138,12 +157,21 @@ def load_scenario(name: str, settings: Sequence[str]) -> Scenario:
                 f"{did_you_mean(name, known)}"
             )
         path = Path(str(found))
+    return read_config(str(path))
+
+
+def is_faults(text: str) -> bool:
+    """Whether a document is the fault machine's."""
+    value = parse(text).value
+    return isinstance(value, dict) and value.get("kind") == "faults"
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE texts as a mapping. Raises ArgumentError."""
     for item in settings:
         if "=" not in item:
             raise ArgumentError(f"--set {item}: expected KEY=VALUE")
-    pairs = (item.split("=", 1) for item in settings)
-    changes = {key: SWITCHES.get(value, value) for key, value in pairs}
-    return load_document(read_config(str(path)), name, Scenario, changes)
+    return dict(item.split("=", 1) for item in settings)
 
 
 def scenario_names() -> list[str]:

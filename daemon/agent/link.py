@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -66,17 +66,33 @@ def agent_bus(config: AgentConfig, status: NodeStatus) -> Bus:
     )
 
 
+class Timer(Protocol):
+    """What a link needs of an event loop: its time, and to be called later."""
+
+    def time(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def call_later(self, wait_s: float, callback: Callable[[str], object], topic: str, /) -> object:
+        """Call in `wait_s`."""
+        ...
+
+
 class AgentLink:
     """Carries frames of one node between its actuator and a bus, which it does not own."""
 
-    def __init__(self, bus: Bus, config: AgentConfig, deliver: Deliver) -> None:
-        """Remember the three; nothing is subscribed before `start`.
+    def __init__(
+        self, bus: Bus, config: AgentConfig, deliver: Deliver, *, timer: Timer | None = None
+    ) -> None:
+        """Remember them; nothing is subscribed before `start`.
 
         Args:
             bus: connected or not; several links may share one.
             config: names the site, the node and the domains whose emergencies it obeys.
             deliver: called on the event loop with each frame for the actuator; must not block.
+            timer: in place of the running event loop's, for who has another time.
         """
+        self._given_timer = timer
         self.frames_sent: Counter[str] = Counter()
         """Frames taken from the actuator, by kind."""
         self.frames_delivered: Counter[str] = Counter()
@@ -125,6 +141,12 @@ class AgentLink:
         beat = Heartbeat(connected=self._bus.connected, detail=self._bus.detail)
         self._give("heartbeat", msgspec.json.encode(beat))
 
+    def _timer(self) -> Timer:
+        return self._given_timer or asyncio.get_running_loop()
+
+    def _now_s(self) -> float:
+        return self._timer().time()
+
     def _take_lease(self, topic: str, payload: bytes, _retained: bool) -> None:
         self._pass("lease", topic, payload)
 
@@ -137,7 +159,7 @@ class AgentLink:
         Each topic has a budget of its own, so no flood of leases holds up an emergency. Of leases
         and of emergencies of one domain the last one says all of it.
         """
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._now_s()
         budget = self._budgets.setdefault(topic, Budget(COMMAND_RATE, now_s))
         if topic in self._held:
             self.frames_dropped[kind] += 1
@@ -152,11 +174,11 @@ class AgentLink:
     def _wait(self, topic: str, now_s: float) -> None:
         cost = COMMAND_COST_BYTES + len(self._held[topic][1])
         wait_s = self._budgets[topic].wait_s(now_s, cost)
-        asyncio.get_running_loop().call_later(wait_s, self._release, topic)
+        self._timer().call_later(wait_s, self._release, topic)
 
     def _release(self, topic: str) -> None:
         """Give on what waited, or wait on: what waits now may be larger."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._now_s()
         kind, payload = self._held[topic]
         if self._budgets[topic].spend(now_s, COMMAND_COST_BYTES + len(payload)):
             del self._held[topic]
@@ -166,7 +188,7 @@ class AgentLink:
 
     def _alarm(self, kind: str, topic: str) -> None:
         """Say that somebody floods a topic: at once, and again while it goes on."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._now_s()
         last_s = self._told_s.get(topic)
         if last_s is not None and now_s - last_s < ALARM_AGAIN_S:
             return

@@ -246,10 +246,7 @@ class ControllerService:
         started_s = time.perf_counter()
         clock = self._to.clock
         self._attend()
-        emergencies = self.inbox.take_emergencies()
-        self._role.take_emergencies(self._cycle, emergencies)
-        for emergency in () if self._role.leads else emergencies:
-            self._to.board.emergency(emergency)
+        self._hear()
         snapshot = self.inbox.snapshot(clock.now_s(), clock.wall_s(), self._cycle.orders.active)
         self._watch_rival(snapshot)
         decision = self._cycle.step(snapshot)
@@ -276,6 +273,14 @@ class ControllerService:
             self._tell(event)
         if self._to.after_cycle is not None:
             self._to.after_cycle(decision)
+
+    def _hear(self) -> None:
+        """Take what others have declared, as far as it has arrived."""
+        assert self._cycle is not None
+        emergencies = self.inbox.take_emergencies()
+        self._role.take_emergencies(self._cycle, emergencies)
+        for emergency in () if self._role.leads else emergencies:
+            self._to.board.emergency(emergency)
 
     def _watch_rival(self, snapshot: Snapshot) -> None:
         """Tell of nodes that obey a higher epoch, and go on above it once nobody leads under it."""
@@ -344,6 +349,8 @@ class ControllerService:
             return  # the leader answers; without one, nobody does, and the operator is told so
         for answer in answers:
             self._respond(answer)
+        # First what was there before: an order to end it must not be undone by it afterwards.
+        self._hear()
         requests = (*self._own.values(), *requests)
         self._own = {}
         wall_s = self._to.clock.wall_s()
@@ -351,6 +358,7 @@ class ControllerService:
         self._publish_emergencies(emergencies)
         for emergency in emergencies:
             self._to.board.emergency(emergency)
+            self._to.audit.record_emergency(emergency, at_s=wall_s)
         for request, response in zip(requests, responses, strict=True):
             self._to.audit.record_request(request, at_s=wall_s)
             self._to.audit.record_response(response, at_s=wall_s)

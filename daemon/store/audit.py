@@ -30,7 +30,7 @@ from daemon.store.history import StoreError
 from daemon.store.writer import WriterThread
 from facility.config import StoreConfig
 from facility.decisions import Decision
-from facility.wire import Applied, Event, Request, Response
+from facility.wire import Applied, Emergency, Event, Request, Response
 
 COMMIT_S: Final = 0.5
 INBOX_MAX: Final = {"decision": 256, "applied": 16_384, "record": 16_384}
@@ -130,6 +130,10 @@ class Audit:
     def record_response(self, response: Response, *, at_s: float) -> bool:
         """Keep the answer to an operator's command."""
         return self._put_struct("response", response.verb, response, at_s=at_s)
+
+    def record_emergency(self, emergency: Emergency, *, at_s: float) -> bool:
+        """Keep an emergency that left between two decisions, on an operator's command."""
+        return self._put_struct("emergency", emergency.domain, emergency, at_s=at_s)
 
     def record_refusal(self, *, at_s: float, subject: str, what: str, because: str) -> bool:
         """Keep that something was refused: whose, what, and why."""

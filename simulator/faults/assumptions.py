@@ -1,0 +1,237 @@
+"""What the lease proof assumes, as data, and the watch that says when a run has left it.
+
+The watch looks at the truth: what coincided, not what was planned. It never judges a controller.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from controllers.reaction import Reaction
+from facility.wire import Event
+from simulator.faults.hosts import NodeHost
+from simulator.faults.plan import relies_on_control
+from simulator.faults.world import World
+
+LOOK_S: Final = 0.5
+HELD_S: Final = 0.7
+"""A lock that is asked for has this long to bite: the longest settling, and a look."""
+UNDER_RATIO_MAX: Final = 0.05
+UNDER_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """One sentence of the fine print. `alarms` are events of which one must tell that it broke."""
+
+    name: str
+    sentence: str
+    alarms: tuple[str, ...] = ()
+
+
+ASSUMPTIONS: Final = (
+    Assumption("tables", "No GPU draws more under a clock than its model's table says."),
+    Assumption("protections", "No protection opens earlier than its trip curve says."),
+    Assumption(
+        "air", "No zone warms faster than its curve says, from supply to slowdown threshold."
+    ),
+    Assumption(
+        "locks",
+        "Below any domain, at most ignored_locks_max nodes run above what their agent asks for, or"
+        " above the safe ceiling after their last lease: ignored locks, dead or hanging agents,"
+        " hanging drivers.",
+        (
+            "lock-drifted", "node-uncontrollable", "node-missing", "ceiling-deviates", "gpu-blind",
+            "gpu-lost", "driver-lost", "site-silent", "lease-expired", "ledger-exceeded",
+            "envelope-exceeded", "gpu-limited",
+        ),
+    ),
+    Assumption(
+        "one-failure",
+        "One declared failure at a time, and no undeclared one.",
+        ("domain-mode", "mode", "operator-request", "brake", "emergency"),
+    ),
+    Assumption(
+        "failure-alone",
+        "A failure whose contingency says broker_survives does not meet a loss of the broker, the"
+        " controller or the network within one lease before and one reaction after.",
+        ("lease-expired", "node-missing", "site-silent", "mode"),
+    ),
+    Assumption(
+        "readings",
+        "The nodes' power readings are not more than 5 % of a domain's capacity below the truth for"
+        " longer than 3 s.",
+        ("meter-disagrees", "reading-refused", "gpu-blind", "mode"),
+    ),
+    Assumption("thermometers", "A GPU that is cooled badly has a thermometer that works."),
+    Assumption("orders", "Nobody ends a contingency that is there.", ("operator-request",)),
+    Assumption("clocks", "Monotonic clocks drift by less than one in a thousand."),
+    Assumption(
+        "rested",
+        "A protection that is overloaded has cooled down from earlier overloads: what is left of"
+        " its patience is at least one reaction, as margin_ratio says.",
+    ),
+)  # fmt: skip
+
+
+class Watch:
+    """Notes the first moment at which each assumption did not hold."""
+
+    def __init__(self, world: World, reaction: Reaction) -> None:
+        self.broken: dict[str, float] = {}
+        self._world = world
+        self._reaction = reaction
+        self._held_mhz: dict[str, dict[str, tuple[float, int]]] = {}
+        self._impaired_s = -math.inf
+        self._struck: dict[str, float] = {}
+        self._under_since_s: dict[str, float] = {}
+        self._over: set[int] = set()
+
+    def breaks(self, name: str) -> None:
+        """An assumption does not hold from now on."""
+        self.broken.setdefault(name, self._world.timeline.now_s)
+
+    def look(self) -> None:
+        """Look at the truth; called every LOOK_S."""
+        world = self._world
+        self._look_at_locks()
+        self._look_at_failures()
+        self._look_at_readings()
+        for host in world.nodes.values():
+            for gpu in host.chassis.gpus:
+                blind = gpu.thermometer_stuck_c is not None or gpu.stuck or gpu.garbage or gpu.hung
+                if blind and world.plant.clog[gpu.index] > 1.0:
+                    self.breaks("thermometers")
+
+    def look_at_wear(self) -> None:
+        """After each step: an overload that begins on a protection that is not rested."""
+        tree = self._world.plant.tree
+        if not tree.any_over:
+            self._over.clear()
+            return
+        spare = 1.0 - 1.0 / self._reaction.margin_ratio
+        for row in (tree.load_ratio > 1.0).nonzero()[0].tolist():
+            if row not in self._over:
+                self._over.add(row)
+                if tree.wear_ratio[row] > spare:
+                    self.breaks("rested")
+
+    def _look_at_locks(self) -> None:
+        world = self._world
+        loose = [name for name, host in world.nodes.items() if self._is_loose(host)]
+        if not loose:
+            return
+        world.counts["state:node-loose"] += 1
+        count_max = world.site.control.ignored_locks_max
+        for domain in world.site.domains.values():
+            if sum(name in domain.nodes for name in loose) > count_max:
+                self.breaks("locks")
+                return
+
+    def _is_loose(self, host: NodeHost) -> bool:
+        world, now_s = self._world, self._world.timeline.now_s
+        plant = world.plant
+        if not host.powered:
+            return False
+        held = self._held_mhz.setdefault(host.name, {})
+        safe_mhz = host.config.safe_ceiling_mhz
+        asked = host.life.brain.ceilings_mhz if host.life is not None else {}
+        away = host.life is None or host.stopped
+        loose = False
+        for gpu in host.chassis.gpus:
+            wanted_mhz = asked.get(gpu.uuid, 0) or safe_mhz
+            if away and now_s > host.allowed_until_s + HELD_S:
+                wanted_mhz = safe_mhz
+            elif away:
+                wanted_mhz = 10_000
+            since_s, before_mhz = held.get(gpu.uuid, (-math.inf, 10_000))
+            if wanted_mhz != before_mhz:
+                held[gpu.uuid] = (now_s, wanted_mhz)
+                since_s = now_s
+            draws = plant.working[gpu.index] and plant.alive[gpu.index]
+            above = plant.lock_mhz[gpu.index] > wanted_mhz
+            loose |= bool(draws and above and now_s - since_s >= HELD_S)
+        return loose
+
+    def _look_at_failures(self) -> None:
+        world, now_s = self._world, self._world.timeline.now_s
+        if self._control_is_impaired():
+            self._impaired_s = now_s
+        if len(world.contingencies) > 1:
+            self.breaks("one-failure")
+        for name, since_s in world.contingencies.items():
+            self._struck.setdefault(name, since_s)
+            contingency = world.site.contingencies[name]
+            waits_s = self._reaction.contingency_s(contingency)
+            near = self._impaired_s > since_s - self._reaction.without_control_s
+            if relies_on_control(contingency) and near and now_s <= since_s + waits_s + LOOK_S:
+                self.breaks("failure-alone")
+            if contingency.local_trigger and near and now_s <= since_s + waits_s + LOOK_S:
+                self.breaks("failure-alone")
+
+    def _control_is_impaired(self) -> bool:
+        world = self._world
+        leader = world.leader
+        if leader is None or leader.stopped or not world.broker.up or world.broker.frozen:
+            return True
+        if world.weather.extra_s_max > 0.0 or world.weather.loss_ratio > 0.0:
+            return True
+        if leader.line is None or not leader.line.connected or leader.line.is_cut:
+            return True
+        for host in world.nodes.values():
+            line = host.line
+            deaf = line is None or not line.connected or line.is_cut or host.stopped
+            if host.powered and deaf:
+                return True
+        return False
+
+    def _look_at_readings(self) -> None:
+        world, now_s = self._world, self._world.timeline.now_s
+        under_w = self._under_w()
+        if not under_w:
+            self._under_since_s.clear()
+            return
+        shares = world.site.shares(frozenset(world.contingencies))
+        for name, domain in world.site.domains.items():
+            hidden_w = sum(shares[name].get(node, 0.0) * w for node, w in under_w.items())
+            if hidden_w <= UNDER_RATIO_MAX * domain.capacity_w:
+                self._under_since_s.pop(name, None)
+            elif now_s - self._under_since_s.setdefault(name, now_s) >= UNDER_S:
+                self.breaks("readings")
+
+    def _under_w(self) -> dict[str, float]:
+        """By how much each node's sensors show less than the truth."""
+        found = {}
+        plant = self._world.plant
+        for name, host in self._world.nodes.items():
+            hidden_w = 0.0
+            for gpu in host.chassis.gpus:
+                true_w = float(plant.gpu_w[gpu.index])
+                if gpu.stuck is not None:
+                    hidden_w += true_w - gpu.stuck[0].power_w
+                elif gpu.power_factor < 1.0:
+                    hidden_w += true_w * (1.0 - gpu.power_factor)
+            if hidden_w > 0.0:
+                found[name] = hidden_w * host.chassis.node.model.gpu_power_factor
+        return found
+
+    def late_alarms(self, alarm_s: float) -> tuple[str, ...]:
+        """Assumptions that broke without an alarm within `alarm_s`."""
+        return tuple(
+            item.name
+            for item in ASSUMPTIONS
+            if item.name in self.broken and item.alarms and not self._told(item, alarm_s)
+        )
+
+    def _told(self, item: Assumption, alarm_s: float) -> bool:
+        since_s = self.broken[item.name]
+        return any(
+            since_s - alarm_s <= at_s <= since_s + alarm_s and _speaks_of(event, item)
+            for at_s, event in self._world.events
+        )
+
+
+def _speaks_of(event: Event, item: Assumption) -> bool:
+    return event.severity != "info" and any(word in event.event for word in item.alarms)

@@ -1,0 +1,160 @@
+"""The lean plant: true power and true temperature of a small site, a tenth of a second at a time.
+
+Power follows the clock in force and the work there is, never above the node model's worst case.
+Air warms when a zone gets more heat than it can remove; a GPU that passes its shutdown temperature
+is gone. GPUs do not slow themselves down here: only the software under test protects them. Power
+is judged by `PowerTree`, which knows nothing of controllers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from facility.topology import Node, Site
+from simulator.electrical import PowerTree, Trip
+
+FloatArray = npt.NDArray[np.float64]
+
+STEP_S: Final = 0.1
+SLOWDOWN_C: Final = 87.0  # from memory: an H100's slowdown threshold
+SHUTDOWN_C: Final = 92.0  # from memory
+SINK_SHARE: Final = 0.7
+"""Part of the rise above the inlet that the heat sink carries; the die follows the rest at once."""
+AIR_RECOVERY_S: Final = 20.0
+LULL_OVERHEAD_RATIO: Final = 0.7
+"""Share of a node's worst overhead that it draws without work."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThermalDraw:
+    """What a seed drew about heat. `sink_s` is the heat sink's time constant."""
+
+    supply_c: float
+    rise_c: float
+    sink_s: float
+    warming_c_per_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """A GPU that switched itself off by heat."""
+
+    node: str
+    gpu_index: int
+    at_s: float
+
+
+class Plant:
+    """All GPUs of a site as arrays, in site order; hosts and sensors look in by index."""
+
+    def __init__(self, site: Site, judged: Site, thermal: ThermalDraw) -> None:
+        """`judged` is the same site with the protections as they really are."""
+        self.site = site
+        self.thermal = thermal
+        self.tree = PowerTree(judged)
+        self.trips: list[Trip] = []
+        self.shutdowns: list[Shutdown] = []
+        self._nodes = list(site.nodes.values())
+        self.first: dict[str, int] = {}
+        owner: list[int] = []
+        for place, node in enumerate(self._nodes):
+            self.first[node.name] = len(owner)
+            owner += [place] * node.model.gpu_count
+        self.owner = np.array(owner)
+        self._starts = np.array([self.first[node.name] for node in self._nodes])
+        gpus = [self._nodes[place].model.gpu for place in owner]
+        self.idle_w = np.array([gpu.idle_power_w for gpu in gpus])
+        self._overhead_w = np.array([node.model.overhead_w for node in self._nodes])
+        self._factor = np.array([node.model.gpu_power_factor for node in self._nodes])
+        count = len(owner)
+        self.lock_mhz = [gpu.clock_mhz_max for gpu in gpus]
+        """The clock in force, which is what a GPU with work runs at."""
+        self.worst_w = np.array([gpu.power_w_at(gpu.clock_mhz_max) for gpu in gpus])
+        self.limit_w = np.full(count, np.inf)
+        self.work = np.full(count, 0.3)
+        self.goal = np.full(count, 0.3)
+        self.rate = np.full(count, 0.5)
+        self.alive = np.ones(count, dtype=np.bool_)
+        self.working = np.zeros(count, dtype=np.bool_)
+        self.powered = np.ones(len(self._nodes), dtype=np.bool_)
+        self.gpu_w = self.idle_w.copy()
+        self.node_w = np.zeros(len(self._nodes))
+        self.resistance = np.array([thermal.rise_c / gpu.power_w_at(9_999) for gpu in gpus])
+        self.clog = np.ones(count)
+        self.sink_c = np.full(count, thermal.supply_c + 0.3 * thermal.rise_c)
+        self.die_c = self.sink_c.copy()
+        self._zones(site)
+
+    def _zones(self, site: Site) -> None:
+        zones = [name for name, domain in site.domains.items() if domain.is_zone]
+        names = list(site.domains)
+        self._zone_rows = [names.index(name) for name in zones]
+        self._warming = np.array([self.thermal.warming_c_per_s[name] for name in zones])
+        self.air_c = np.full(len(zones) + 1, self.thermal.supply_c)
+        """Of each zone, and last of whatever is in no zone."""
+        self.zone_of = np.array(
+            [zones.index(node.zone) if node.zone else len(zones) for node in self._nodes]
+        )
+
+    def lock(self, gpu: int, clock_mhz: int) -> None:
+        """A lock takes effect."""
+        self.lock_mhz[gpu] = clock_mhz
+        model = self._nodes[int(self.owner[gpu])].model.gpu
+        self.worst_w[gpu] = model.power_w_at(clock_mhz)
+
+    def unlock_node(self, node: Node) -> None:
+        """A reboot: every lock is gone."""
+        for gpu in self.gpus_of(node.name):
+            self.lock(gpu, node.model.gpu.clock_mhz_max)
+
+    def gpus_of(self, name: str) -> range:
+        """Places of the GPUs of a node."""
+        first = self.first[name]
+        return range(first, first + self.site.nodes[name].model.gpu_count)
+
+    def fed(self, place: int) -> bool:
+        """Whether anything feeds a node."""
+        return bool(self.tree.fed[place])
+
+    def step(self, now_s: float) -> None:
+        """One step up to `now_s`."""
+        span = self.rate * STEP_S
+        self.work += np.minimum(np.maximum(self.goal - self.work, -span), span)
+        on = self.alive & self.working
+        dynamic_w = (self.worst_w - self.idle_w) * self.work
+        gpu_w = np.minimum(self.idle_w + np.where(on, dynamic_w, 0.0), self.limit_w)
+        fed = self.powered & self.tree.fed
+        gpu_w *= fed[self.owner] & self.alive
+        self.gpu_w = gpu_w
+        sums_w = np.add.reduceat(gpu_w, self._starts)
+        busy = np.maximum.reduceat(np.where(on, self.work, 0.0), self._starts)
+        share = LULL_OVERHEAD_RATIO + (1.0 - LULL_OVERHEAD_RATIO) * busy
+        self.node_w = (self._overhead_w * share + self._factor * sums_w) * fed
+        self.trips += self.tree.step(at_s=now_s, dt_s=STEP_S, node_power_w=self.node_w)
+        self._warm(now_s)
+
+    def _warm(self, now_s: float) -> None:
+        tree, supply_c = self.tree, self.thermal.supply_c
+        rows = self._zone_rows
+        if rows:
+            excess = np.maximum(tree.load_ratio[rows] - 1.0, 0.0)
+            air = self.air_c[:-1]
+            relax = (supply_c - air) * (1.0 - math.exp(-STEP_S / AIR_RECOVERY_S))
+            self.air_c[:-1] = air + np.where(excess > 0.0, self._warming * excess * STEP_S, relax)
+        inlet_c = self.air_c[self.zone_of][self.owner]
+        rise_c = self.resistance * self.clog * self.gpu_w
+        self.sink_c += (inlet_c + SINK_SHARE * rise_c - self.sink_c) * (
+            STEP_S / self.thermal.sink_s
+        )
+        self.die_c = self.sink_c + (1.0 - SINK_SHARE) * rise_c
+        hot = (self.die_c >= SHUTDOWN_C) & self.alive
+        if hot.any():
+            for gpu in np.flatnonzero(hot).tolist():
+                node = self._nodes[int(self.owner[gpu])].name
+                self.shutdowns.append(Shutdown(node, gpu - self.first[node], now_s))
+            self.alive &= ~hot

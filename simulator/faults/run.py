@@ -1,0 +1,268 @@
+"""One seed from its draw to its verdict.
+
+Calm, storm, and healing: after the storm every fault is undone, operators lift what they ordered,
+and the site must come back to full service. The verdict is made of what truly happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from controllers.reaction import reaction_bounds
+from simulator.faults.assumptions import LOOK_S, Watch
+from simulator.faults.dice import dice
+from simulator.faults.document import FaultsScenario
+from simulator.faults.kinds import KINDS
+from simulator.faults.kinds_control import lift_everything
+from simulator.faults.liveness import Service, calm_service, shortfalls
+from simulator.faults.parts import Parts
+from simulator.faults.plan import Plan, Planned, draw_plan
+from simulator.faults.plant import STEP_S
+from simulator.faults.sites import draw_site
+from simulator.faults.witness import AuditCheck, Witness
+from simulator.faults.world import World
+
+HEALING_LOAD_MAX: Final = 0.2
+"""Little work while the site heals: after a storm the forecast expects storms, rightly, and more
+work than this would be shaved for it."""
+BRAKE_PIN_S: Final = 3.0
+
+
+@dataclass(slots=True)
+class SeedResult:
+    """What one seed gave. `outside` names the assumptions that did not hold, and since when."""
+
+    seed: int
+    wild: bool = False
+    outside: dict[str, float] = field(default_factory=dict)
+    trips: list[str] = field(default_factory=list)
+    thermal_shutdowns: list[str] = field(default_factory=list)
+    lost_audit_records: list[str] = field(default_factory=list)
+    liveness_failures: list[str] = field(default_factory=list)
+    unleased_ceilings: list[str] = field(default_factory=list)
+    failed_cycles: int = 0
+    late_alarms: tuple[str, ...] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+    sim_seconds: float = 0.0
+    load_ratio_max: float = 0.0
+    digest: str = ""
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that must not happen inside the assumptions, a sentence each."""
+        found = [*self.trips, *self.thermal_shutdowns, *self.lost_audit_records]
+        found += [*self.liveness_failures, *self.unleased_ceilings]
+        if self.failed_cycles:
+            found.append(f"{self.failed_cycles} cycles ended in an exception")
+        return found
+
+
+def run_seed(seed: int, scenario: FaultsScenario, parts: Parts) -> SeedResult:
+    """Run one seed; the same arguments give the same result to the last bit."""
+    return _Run(seed, scenario, parts).run()
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(self, seed: int, scenario: FaultsScenario, parts: Parts) -> None:
+        self.scenario = scenario
+        self.result = SeedResult(seed)
+        self.rng = dice(f"ampacity-faults-{seed}")
+        drawn = draw_site(dice(self.rng.random()), nodes_max=scenario.nodes_max)
+        self.world = World(
+            drawn,
+            rng=dice(self.rng.random()),
+            parts=parts,
+            ledger=scenario.ledger,
+            lease_factor=scenario.lease_factor,
+        )
+        self.reaction = reaction_bounds(drawn.site.control)
+        self.watch = Watch(self.world, self.reaction)
+        self.witness = Witness(self.world, lease_factor=scenario.lease_factor)
+        self.plan: Plan = draw_plan(self.world, scenario, self.reaction, dice(self.rng.random()))
+        self._hash = hashlib.sha256()
+        self._calm: Service | None = None
+
+    def run(self) -> SeedResult:
+        """Calm, storm, healing, verdict."""
+        scenario, world = self.scenario, self.world
+        world.begin()
+        self._spread_load()
+        storm_s, heal_s = scenario.calm_s, scenario.calm_s + scenario.storm_s
+        end_s = heal_s + scenario.heal_s
+        self._schedule()
+        world.timeline.at(storm_s - 0.01, self._remember_calm)
+        world.timeline.at(heal_s + 0.05, self._heal_everything)
+        look_s = LOOK_S
+        for count in range(1, round(end_s / STEP_S) + 1):
+            now_s = count * STEP_S
+            world.step(now_s)
+            self.watch.look_at_wear()
+            if now_s >= look_s:
+                look_s += LOOK_S
+                self.watch.look()
+                self.witness.look()
+                self._fold()
+            if world.plant.trips:
+                break  # the lights are out: nothing that follows says anything
+        self._judge(ended=not world.plant.trips)
+        return self.result
+
+    def _spread_load(self) -> None:
+        rng, plant = self.rng, self.world.plant
+        level = rng.choice((0.15, 0.3, 0.6, 0.9))
+        plant.goal[:] = [min(max(rng.gauss(level, 0.15), 0.02), 1.0) for _ in plant.goal]
+        plant.rate[:] = 0.2
+
+    def _schedule(self) -> None:
+        world = self.world
+        for fault in self.plan.faults:
+            world.timeline.at(fault.at_s, lambda fault=fault: self._begin(fault))  # type: ignore[misc]
+        for failure in self.plan.contingencies:
+            world.timeline.at(failure.at_s, lambda item=failure: self._strike(item))  # type: ignore[misc]
+
+    def _begin(self, fault: Planned) -> None:
+        world, kind = self.world, KINDS[fault.kind]
+        tame = not self.plan.wild
+        if tame and kind.loosens and not self._has_margin():
+            return
+        heal = kind.begin(world)
+        if heal is None:
+            return
+        world.counts[fault.kind] += 1
+        if world.contingencies:
+            world.counts["state:fault-in-contingency"] += 1
+        healed = [False]
+
+        def once() -> None:
+            if not healed[0]:
+                healed[0] = True
+                heal()
+
+        world.timeline.after(fault.duration_s, once)
+
+    def _has_margin(self) -> bool:
+        """Whether one more node may be loosened without leaving what the proof assumes."""
+        loosened = [name for name, why in self.world.suspects.items() if why != "off"]
+        return len(loosened) < self.world.site.control.ignored_locks_max
+
+    def _strike(self, failure: Planned) -> None:
+        world, name = self.world, failure.kind
+        if name in world.contingencies:
+            return
+        contingency = world.site.contingencies[name]
+        kinds = ("air-handler-lost", "flow-lost")
+        what = next((kind for kind in kinds if name.endswith(kind)), "ups-lost")
+        world.counts[f"contingency:{what}"] += 1
+        world.strike(name)
+        rng, timeline = self.rng, world.timeline
+        if contingency.local_trigger:
+            self._pull_pins(name, rng.uniform(0.0, contingency.detect_s))
+        survives = contingency.broker_survives or contingency.local_trigger
+        if not survives and world.broker.up and rng.random() < 0.5:
+            world.broker.stop(keep_retained=rng.random() < 0.5)
+            timeline.after(rng.uniform(2.0, 6.0), world.broker.start)
+            world.counts["state:broker-lost-with-feed"] += 1
+        seen_s = rng.uniform(0.1, 1.0) * contingency.detect_s
+        timeline.after(seen_s, lambda: world.operators.see(name, on=True))
+        timeline.after(seen_s + failure.duration_s, lambda: self._mend(name))
+
+    def _pull_pins(self, name: str, after_s: float) -> None:
+        """The chassis of every node that it concerns pulls its brake pin."""
+        world = self.world
+        concerned = [host for host in world.nodes.values() if world.site.touches(name, host.name)]
+
+        def pull() -> None:
+            for host in concerned:
+                host.chassis.braked = True
+                host.chassis.brake_s += 0.1
+
+        def let_go() -> None:
+            for host in concerned:
+                host.chassis.braked = False
+
+        world.timeline.after(after_s, pull)
+        world.timeline.after(after_s + BRAKE_PIN_S, let_go)
+
+    def _mend(self, name: str) -> None:
+        world = self.world
+        if name in world.contingencies:
+            world.mend(name)
+            world.operators.see(name, on=False)
+
+    def _remember_calm(self) -> None:
+        self._calm = calm_service(self.world)
+
+    def _heal_everything(self) -> None:
+        """The storm is over: whatever is still wrong is put right, and people look at alarms."""
+        world = self.world
+        for name in list(world.contingencies):
+            self._mend(name)
+        world.operators.mends = True
+        if world.counts["operator-mistake"] or world.counts["operator-garbage"]:
+            lift_everything(world)
+        world.broker.thaw()
+        if not world.broker.up:
+            world.broker.start()
+        world.weather.extra_s_max = world.weather.loss_ratio = 0.0
+        for host in world.nodes.values():
+            if host.line is not None:
+                host.line.heal()
+        world.plant.clog[:] = 1.0
+        world.plant.rate[:] = 0.2
+        world.plant.goal[:] = world.plant.goal.clip(0.0, HEALING_LOAD_MAX)
+        if all(item.life is None for item in world.controllers):
+            world.timeline.after(6.0, self._lead_again)
+
+    def _lead_again(self) -> None:
+        if all(item.life is None for item in self.world.controllers):
+            self.world.controllers[0].start()
+
+    def _fold(self) -> None:
+        """What the run looks like now, into its digest."""
+        plant = self.world.plant
+        self.result.load_ratio_max = max(
+            self.result.load_ratio_max, float(plant.tree.load_ratio.max())
+        )
+        self._hash.update(plant.node_w.tobytes())
+        self._hash.update(struct.pack(f">{len(plant.lock_mhz)}I", *plant.lock_mhz))
+
+    def _judge(self, *, ended: bool) -> None:
+        world, result, scenario = self.world, self.result, self.scenario
+        now_s = world.timeline.now_s
+        service = calm_service(world) if ended else None
+        result.wild, result.sim_seconds = self.plan.wild, now_s
+        result.trips = [
+            f"{trip.domain} trips at {trip.at_s:.1f} s, load {trip.load_ratio:.3f}"
+            for trip in world.plant.trips
+        ]
+        result.thermal_shutdowns = [
+            f"GPU {item.gpu_index} of {item.node} shuts down at {item.at_s:.1f} s"
+            for item in world.plant.shutdowns
+        ]
+        result.unleased_ceilings = [
+            f"{name} runs above its safe ceiling without a lease at {at_s:.1f} s"
+            for at_s, name in self.witness.unleased
+        ]
+        for host in world.controllers:
+            result.failed_cycles += host.failures_count
+            if host.life is not None:
+                result.failed_cycles += host.life.failures_count
+                host.quit()
+        audit = AuditCheck(world)
+        audit.run(self.witness.acted)
+        result.lost_audit_records = [
+            f"nothing in the audit of {item.kind} {' '.join(item.key)} at {item.at_s:.1f} s"
+            for item in audit.lost
+        ] + audit.problems
+        if service is not None and self._calm is not None:
+            result.liveness_failures = shortfalls(service, self._calm)
+        result.outside = dict(self.watch.broken)
+        result.late_alarms = self.watch.late_alarms(scenario.alarm_s)
+        result.counts = world.counts
+        result.digest = self._hash.hexdigest()[:16]
