@@ -18,18 +18,18 @@ from controllers.proof import ProofRow, prove, undeclared
 from daemon.config_file import read_config, shown
 from daemon.controller.refusal import proof_error
 from daemon.controller.takeover_check import leadership_lines, leadership_report
-from facility.config import AgentConfig, SiteConfig
-from facility.loader import ConfigError, load_any
+from facility.config import ControllerConfig, SiteConfig
+from facility.loader import KINDS, ConfigError, load_any
 from facility.topology import Site
 
 EXIT_OK: Final = 0
 EXIT_PROBLEMS: Final = 1
 
 DESCRIPTION: Final = """\
-Checks site, agent and controller files, told apart by their keys, and prints every problem as
-path:line: key: what is wrong, what is allowed. `-` reads standard input. For a site it prints the
-lease proof: a row for each domain, normally and under each contingency that changes it, with the
-worst case at the brake, at safe ceilings and at full leases, how long the protection tolerates
+Checks site, agent, controller and operator files, told apart by their keys, and prints every
+problem as path:line: key: what is wrong, what is allowed. `-` reads standard input. For a site it
+prints the lease proof: a row for each domain, normally and under each contingency that changes it,
+with the worst case at the brake, at safe ceilings and at full leases, how long the protection tolerates
 that, how long the reaction takes, and PASS or FAIL with what would pass.
 
 exit codes: 0 clean, 1 problems or a proof that fails, 2 usage
@@ -67,9 +67,11 @@ def _check(path: str) -> dict[str, Any]:
         return {"path": name, "ok": False, "problems": _problems(error)}
     if isinstance(loaded, tuple):
         return _site_report(text, name, *loaded)
-    if isinstance(loaded, AgentConfig):
-        return {"path": name, "ok": True, "kind": "agent"}
-    return {"path": name, "ok": True, "kind": "controller", **leadership_report(path, loaded)}
+    kind = next(name for name, type_ in KINDS.items() if isinstance(loaded, type_))
+    report: dict[str, Any] = {"path": name, "ok": True, "kind": kind}
+    if isinstance(loaded, ControllerConfig):
+        report |= leadership_report(path, loaded)
+    return report
 
 
 def _problems(error: ConfigError) -> list[dict[str, str | int]]:

@@ -20,6 +20,8 @@ from facility.example import (
     agent_yaml,
     controller_config,
     controller_yaml,
+    operator_config,
+    operator_yaml,
     row_site,
     site_yaml,
 )
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of a kind of configuration file: `site`, `agent` or `controller`."""
+    """The JSON Schema of a kind of configuration file: a name in `KINDS`."""
     return {"$schema": DIALECT, **msgspec.json.schema(KINDS[kind])}
 
 
@@ -91,6 +93,8 @@ def _schema(args: argparse.Namespace) -> str:
 def _example(args: argparse.Namespace) -> str:
     if args.kind == "controller":
         return controller_yaml(controller_config())
+    if args.kind == "operator":
+        return operator_yaml(operator_config())
     try:
         config = row_site(nodes=args.nodes, oversubscription_ratio=args.oversubscription_ratio)
     except ValueError as error:

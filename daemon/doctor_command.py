@@ -98,6 +98,8 @@ def _configuration(args: argparse.Namespace) -> tuple[Place | None, list[Check]]
         text = f"the site file of {place.path} has problems: `ampacity check` names them"
         return place, [fail("config", text)]
     kind = "a controller's" if place.controller is not None else "an agent's"
+    if place.operator is not None:
+        kind = "an operator's"
     return place, [ok("config", f"{place.path} is {kind} file of site {place.site!r}")]
 
 

@@ -20,6 +20,8 @@ import msgspec
 from daemon.exit_codes import EX_FAILED, EX_USAGE
 from daemon.operator.asking import ask, transaction, who
 from daemon.operator.place import Place, add_place_arguments, find_place
+from daemon.trust_files import read_signer
+from facility.signing import Signer
 from facility.wire import Request, Response
 
 TIMEOUT_S: Final = 5.0
@@ -175,6 +177,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by", metavar="NAME", default=None, help="who orders it, for the audit (user@host)"
     )
     parser.add_argument(
+        "--key-file",
+        metavar="FILE",
+        default=None,
+        help="private key that signs the request (default: the operator's file names it)",
+    )
+    parser.add_argument(
         "--timeout-s",
         type=float,
         default=TIMEOUT_S,
@@ -200,15 +208,25 @@ def run(args: argparse.Namespace) -> int:
         print(f"ampacity {name}: {problem}", file=sys.stderr)
         return EX_USAGE
     place = find_place(args, os.environ)
+    signer = _signer(args, place)
     if verb.asks(args) and not args.dry_run and not args.yes and _at_terminal():
         trial = msgspec.structs.replace(request, transaction=transaction(), dry_run=True)
-        tried = asyncio.run(ask(place, trial, timeout_s=args.timeout_s))
+        tried = asyncio.run(ask(place, trial, timeout_s=args.timeout_s, signer=signer))
         if tried.status == "error":
             return _tell(args, place, tried)
         if not _agreed(verb.told(tried.data, True)):
             print(f"ampacity {name}: nothing was done", file=sys.stderr)
             return EX_FAILED
-    return _tell(args, place, asyncio.run(ask(place, request, timeout_s=args.timeout_s)))
+    answer = asyncio.run(ask(place, request, timeout_s=args.timeout_s, signer=signer))
+    return _tell(args, place, answer)
+
+
+def _signer(args: argparse.Namespace, place: Place) -> Signer | None:
+    """Who speaks: by the option, else by the operator's file. Raises TrustError."""
+    path = args.key_file
+    if path is None and place.operator is not None:
+        path = place.operator.signing_key_file
+    return None if path is None else read_signer(path, "operator")
 
 
 def _usage_problem(args: argparse.Namespace, request: Request) -> str:

@@ -282,6 +282,16 @@ class AgentConfig(_Section, frozen=True, kw_only=True):
     ups: Annotated[tuple[UpsConfig, ...], Meta(max_length=16)] = ()
 
 
+class OperatorConfig(_Section, frozen=True, kw_only=True):
+    """One operator's file: who it is, which site and broker, and the key that signs requests."""
+
+    version: Literal[1]
+    site: Name
+    operator: Name
+    signing_key_file: PathText | None = None
+    broker: BrokerConfig = BrokerConfig()
+
+
 class StoreConfig(_Section, frozen=True, kw_only=True):
     """Where history goes. The audit log is always SQLite, in `directory`, and never deleted.
 

@@ -16,6 +16,7 @@ from facility.config import (
     ControllerConfig,
     LeadershipConfig,
     MeterConfig,
+    OperatorConfig,
     StoreConfig,
     UpsConfig,
 )
@@ -69,6 +70,11 @@ def controller_problems(config: ControllerConfig) -> tuple[Problem, ...]:
                 key: Key = ("haproxy", "requests_per_server_max", service)
                 problems.append(Problem(key, text))
     return tuple(problems)
+
+
+def operator_problems(config: OperatorConfig) -> tuple[Problem, ...]:
+    """Everything that two keys of an operator's file contradict each other about."""
+    return tuple(_broker(config.broker))
 
 
 def _twice(section: str, names: tuple[str, ...]) -> list[Problem]:

@@ -23,6 +23,7 @@ from facility.config import (
     LeadershipConfig,
     NodeConfig,
     NodeModelConfig,
+    OperatorConfig,
     ServiceConfig,
     SiteConfig,
     StoreConfig,
@@ -177,6 +178,23 @@ def controller_config(
     )
 
 
+def operator_config(
+    *,
+    site: str = "demo",
+    operator: str = "operator",
+    signing_key_file: str | None = None,
+    broker: BrokerConfig | None = None,
+) -> OperatorConfig:
+    """An operator's file for one site."""
+    return OperatorConfig(
+        version=1,
+        site=site,
+        operator=operator,
+        signing_key_file=signing_key_file,
+        broker=broker or BrokerConfig(),
+    )
+
+
 def site_yaml(config: SiteConfig) -> str:
     """A site as YAML, each section explained."""
     return to_yaml(config, SITE_COMMENTS)
@@ -190,6 +208,11 @@ def agent_yaml(config: AgentConfig) -> str:
 def controller_yaml(config: ControllerConfig) -> str:
     """A controller's configuration as YAML, explained."""
     return to_yaml(config, CONTROLLER_COMMENTS)
+
+
+def operator_yaml(config: OperatorConfig) -> str:
+    """An operator's file as YAML, explained."""
+    return to_yaml(config, OPERATOR_COMMENTS)
 
 
 def _gpu_config(safe_ceiling_mhz: int) -> GpuModelConfig:
@@ -325,6 +348,11 @@ AGENT_COMMENTS: Final = {
     "safe_ceiling_mhz": "Where GPUs go by themselves: without a lease, and under a power brake.",
     "actuate": "With `actuate: false` the agent only watches, and the node counts at its worst"
     " case. What a clean stop leaves behind, `on_exit`, is hold, safe or restore.",
+    "broker": "The MQTT broker. Secrets are files: password_file, key_file.",
+}
+OPERATOR_COMMENTS: Final = {
+    "": "One operator: which site, and whose word requests are.",
+    "signing_key_file": "Signs every request; readable by its owner alone.",
     "broker": "The MQTT broker. Secrets are files: password_file, key_file.",
 }
 CONTROLLER_COMMENTS: Final = {

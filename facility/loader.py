@@ -17,19 +17,20 @@ import msgspec
 from msgspec import Struct
 
 from facility.compiler import compile_site, did_you_mean
-from facility.config import AgentConfig, ControllerConfig, SiteConfig
-from facility.crosscheck import agent_problems, controller_problems
+from facility.config import AgentConfig, ControllerConfig, OperatorConfig, SiteConfig
+from facility.crosscheck import agent_problems, controller_problems, operator_problems
 from facility.strict_yaml import Document, Unreadable, parse
 from facility.topology import Key, Problem, Site, SiteError
 from facility.wording import allowed, described, hint
 
-ConfigKind = type[SiteConfig] | type[AgentConfig] | type[ControllerConfig]
+ConfigKind = type[SiteConfig] | type[AgentConfig] | type[ControllerConfig] | type[OperatorConfig]
 KINDS: Final[dict[str, ConfigKind]] = {
     "site": SiteConfig,
     "agent": AgentConfig,
     "controller": ControllerConfig,
+    "operator": OperatorConfig,
 }
-"""The three kinds of configuration file by their name on the command line."""
+"""The four kinds of configuration file by their name on the command line."""
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -85,12 +86,16 @@ def load_controller(text: str, path: str) -> ControllerConfig:
     return _controller(parse(text), path)
 
 
-def load_any(text: str, path: str) -> tuple[SiteConfig, Site] | AgentConfig | ControllerConfig:
+def load_any(
+    text: str, path: str
+) -> tuple[SiteConfig, Site] | AgentConfig | ControllerConfig | OperatorConfig:
     """Load a file of any kind, told apart by the keys at its top. Raises ConfigError."""
     document = parse(text)
     kind = _kind(document, path)
     if kind is SiteConfig:
         return _site(document, path)
+    if kind is OperatorConfig:
+        return _operator(document, path)
     return _agent(document, path) if kind is AgentConfig else _controller(document, path)
 
 
@@ -161,6 +166,13 @@ def _controller(document: Document, path: str) -> ControllerConfig:
     return config
 
 
+def _operator(document: Document, path: str) -> OperatorConfig:
+    config = _typed(document, OperatorConfig, path)
+    if problems := operator_problems(config):
+        raise _error(document, path, problems)
+    return config
+
+
 def _error(document: Document, path: str, problems: tuple[Problem, ...]) -> ConfigError:
     found = [(item.line, item.key, item.text) for item in document.problems]
     found += [(document.line(item.key), item.key, item.text) for item in problems]
@@ -185,7 +197,7 @@ def _kind(document: Document, path: str) -> ConfigKind:
         raise _error(document, path, ())
     text = (
         "cannot tell what kind of file this is; a site file has `domains` and `nodes`,"
-        " an agent file `node`, a controller file `site_file`"
+        " an agent file `node`, a controller file `site_file`, an operator file `operator`"
     )
     raise _error(document, path, (Problem((), text),))
 

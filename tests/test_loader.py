@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facility.config import AgentConfig, ControllerConfig, SiteConfig
+from facility.config import AgentConfig, ControllerConfig, OperatorConfig, SiteConfig
 from facility.example import (
     agent_config,
     agent_yaml,
@@ -273,20 +273,22 @@ def test_an_influxdb_with_its_url_is_accepted() -> None:
 # ---- kinds of file ------------------------------------------------------------------------------
 
 
-def test_the_three_kinds_of_file_are_told_apart_by_their_keys() -> None:
+def test_the_kinds_of_file_are_told_apart_by_their_keys() -> None:
     site = load_any(SITE, "f")
 
     assert isinstance(site, tuple)
     assert isinstance(site[0], SiteConfig)
     assert isinstance(load_any(AGENT, "f"), AgentConfig)
     assert isinstance(load_any(CONTROLLER, "f"), ControllerConfig)
+    operator = load_any("version: 1\nsite: lab\noperator: ann\n", "f")
+    assert operator == OperatorConfig(version=1, site="lab", operator="ann")
 
 
 @pytest.mark.parametrize("text", ["version: 1\n", "[]\n", "domains: []\nwhat: 1\n", "a: 1\n"])
 def test_a_file_of_no_known_kind_says_what_each_kind_has(text: str) -> None:
     assert problems(text, load_any) == [
         "1: cannot tell what kind of file this is; a site file has `domains` and `nodes`,"
-        " an agent file `node`, a controller file `site_file`"
+        " an agent file `node`, a controller file `site_file`, an operator file `operator`"
     ]
 
 

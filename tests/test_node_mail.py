@@ -168,7 +168,6 @@ def test_an_operator_may_brake_without_a_controller_and_only_a_controller_ends_i
         "may-not-end",
         "emergency-refused",
     )
-    assert node.actuator.brain.contingencies.active == ("brake",)
     node.cycle(2.5, declared(emergency(False, sequence=3)))
     node.cycle(2.6, brake)
     assert node.actuator.refused["replayed"] == 1

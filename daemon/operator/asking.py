@@ -9,12 +9,16 @@ import getpass
 import os
 import secrets
 import socket
+import time
 from collections.abc import Mapping
 from typing import Final
+
+import msgspec
 
 from daemon.exit_codes import EX_UNAVAILABLE
 from daemon.operator.place import Place
 from daemon.operator.session import Session, Signal
+from facility.signing import Signer
 from facility.topics import COMMAND
 from facility.wire import Codec, ControllerStatus, Request, Response, WireError, encode
 
@@ -34,8 +38,16 @@ def who(environ: Mapping[str, str] = os.environ) -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-async def ask(place: Place, request: Request, *, timeout_s: float) -> Response:
+async def ask(
+    place: Place, request: Request, *, timeout_s: float, signer: Signer | None = None
+) -> Response:
     """Send `request` under a transaction of its own and return the answer to it.
+
+    Args:
+        place: the site and its broker.
+        request: what is asked for; it goes out with the time of day as its time of issue.
+        timeout_s: longest wait for the answer.
+        signer: signs the request, which goes unsigned without one.
 
     Raises:
         BusUnavailable: the broker is not there or refuses us, with the reason.
@@ -47,7 +59,9 @@ async def ask(place: Place, request: Request, *, timeout_s: float) -> Response:
     session.listen(topics.response(request.verb), waiting.take, qos=1)
     session.listen(topics.controller_status("+"), waiting.note)
     async with session:
-        session.bus.publish(topics.request(request.verb), encode(request), COMMAND)
+        topic = topics.request(request.verb)
+        body = encode(msgspec.structs.replace(request, issued_at_s=time.time()))
+        session.bus.publish(topic, signer.seal(topic, body) if signer else body, COMMAND)
         await waiting.signal.until(lambda: waiting.answer is not None, timeout_s=timeout_s)
         if waiting.answer is not None:
             return waiting.answer

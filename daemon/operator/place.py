@@ -17,14 +17,19 @@ import msgspec
 
 from daemon.config_file import read_config, shown
 from daemon.exit_codes import EX_CONFIG, EX_USAGE
-from facility.config import AgentConfig, BrokerConfig, ControllerConfig
+from facility.config import AgentConfig, BrokerConfig, ControllerConfig, OperatorConfig
 from facility.loader import ConfigError, load_any, load_site
 from facility.strict_yaml import parse
 from facility.topics import check_name
 from facility.topology import Site
 
 VARIABLE: Final = "AMPACITY_CONFIG"
-DEFAULT_FILES: Final = ("/etc/ampacity/controller.yaml", "/etc/ampacity/agent.yaml")
+DEFAULT_FILES: Final = (
+    "~/.config/ampacity/operator.yaml",
+    "/etc/ampacity/operator.yaml",
+    "/etc/ampacity/controller.yaml",
+    "/etc/ampacity/agent.yaml",
+)
 PORT_DEFAULT: Final = 1883
 
 
@@ -50,6 +55,7 @@ class Place:
     tree: Site | None = None
     agent: AgentConfig | None = None
     controller: ControllerConfig | None = None
+    operator: OperatorConfig | None = None
 
     @property
     def where(self) -> str:
@@ -63,7 +69,7 @@ def add_place_arguments(parser: argparse.ArgumentParser) -> None:
         "where the broker is",
         f"Without these: the file that {VARIABLE} names, else {', else '.join(DEFAULT_FILES)}.",
     )
-    group.add_argument("--config", metavar="FILE", help="the controller's or an agent's file")
+    group.add_argument("--config", metavar="FILE", help="an operator's, controller's or agent's")
     group.add_argument("--site", metavar="NAME", help="the site; with --broker no file is needed")
     group.add_argument(
         "--broker", metavar="HOST:PORT", help=f"the port is {PORT_DEFAULT} if left out"
@@ -106,6 +112,7 @@ def _overridden(place: Place, *, site: str | None, broker: BrokerConfig | None) 
         place.tree if site in (None, place.site) else None,
         place.agent,
         place.controller,
+        place.operator,
     )
 
 
@@ -115,17 +122,20 @@ def named_file(
     """The configuration file to use when no argument names one, None when there is none."""
     if environ.get(VARIABLE):
         return environ[VARIABLE]
-    return next((path for path in defaults if Path(path).exists()), None)
+    found = (Path(path).expanduser() for path in defaults)
+    return next((str(path) for path in found if path.exists()), None)
 
 
 def read_place(path: str, *, site: str | None = None) -> Place:
-    """What the agent's or controller's file at `path` says. Raises ConfigError, PlaceUnknown."""
+    """What an operator's, agent's or controller's file says. Raises ConfigError, PlaceUnknown."""
     loaded = load_any(read_config(path), shown(path))
     if isinstance(loaded, AgentConfig):
         return Place(loaded.site, loaded.broker, path, agent=loaded)
     if isinstance(loaded, ControllerConfig):
         name, tree = _site_of(path, loaded, site)
         return Place(name, loaded.broker, path, tree=tree, controller=loaded)
+    if isinstance(loaded, OperatorConfig):
+        return Place(loaded.site, loaded.broker, path, operator=loaded)
     raise PlaceUnknown(
         f"{shown(path)} is a site file, which does not say where the broker is: name the"
         f" controller's or an agent's file, or add --site {loaded[1].name} --broker HOST:PORT"
