@@ -29,8 +29,8 @@ DESCRIPTION: Final = """\
 Checks site, agent, controller and operator files, told apart by their keys, and prints every
 problem as path:line: key: what is wrong, what is allowed. `-` reads standard input. For a site it
 prints the lease proof: a row for each domain, normally and under each contingency that changes it,
-with the worst case at the brake, at safe ceilings and at full leases, how long the protection tolerates
-that, how long the reaction takes, and PASS or FAIL with what would pass.
+with the worst case at the brake, at safe ceilings and at full leases, how long the protection
+tolerates that, how long the reaction takes, and PASS or FAIL with what would pass.
 
 exit codes: 0 clean, 1 problems or a proof that fails, 2 usage
 example: ampacity check /etc/ampacity/site.yaml

@@ -56,6 +56,7 @@ COMMANDS: Final = (
     Command("drain", "daemon.operator_command", "send no new requests to a node"),
     Command("doctor", "daemon.doctor_command", "what is wrong with this host, and what to do"),
     Command("check", "daemon.check_command", "check configuration files, whole"),
+    Command("keys", "daemon.keys_command", "the keys, certificates and access list of a site"),
     Command("config", "daemon.config_command", "schemas, examples, an agent's file"),
     Command("version", "daemon.version_command", "which Ampacity this is"),
 )

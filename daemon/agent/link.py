@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ def agent_bus(config: AgentConfig, status: NodeStatus) -> Bus:
     topic = Topics(config.site).node(config.node, "status")
     return Bus(
         config.broker,
-        identifier=f"ampacity-agent-{config.site}-{config.node}",
+        # Not to be guessed: who connects with our identifier throws us out (MQTT 3.1.1, 3.1.4-2).
+        identifier=f"ampacity-agent-{config.site}-{config.node}-{os.urandom(6).hex()}",
         last_words=LastWords(topic, lost=encode(lost), disconnected=encode(disconnected)),
     )
 

@@ -6,12 +6,13 @@ It knows the traps of aiomqtt 2 and paho, so that the bus need not. It opens no 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,8 @@ CLIENT_LOG.setLevel(logging.CRITICAL)
 FILTERS_PER_SUBSCRIBE_MAX: Final = 64
 SECRET_BYTES_MAX: Final = 65_536
 
+_ALERT: Final = re.compile(r"\[SSL: [A-Z0-9]+_ALERT_([A-Z_]+)\]")
+"""What the other side says of our certificate, or of our way to speak."""
 _ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
 
 
@@ -88,6 +91,46 @@ def _read_tls(config: BrokerConfig | LeadershipConfig, section: str) -> ssl.SSLC
     return context
 
 
+class ConnectionRefused(OSError):
+    """The broker ended the connection before it was one; the text says why."""
+
+
+class _ClientLog(logging.Logger):
+    """The client's log, which also hands on what ended a connection.
+
+    With TLS 1.3 a broker looks at our certificate when we think that we are connected. What it then
+    says of it ends the connection, and aiomqtt 2, which waits on for an answer, only logs it.
+    """
+
+    def __init__(self, failed: Callable[[str], None]) -> None:
+        super().__init__(CLIENT_LOG.name)
+        self.parent = CLIENT_LOG
+        self._failed = failed
+
+    def log(self, level: int, msg: object, *args: object, **_keys: object) -> None:
+        """Take one line of the client's."""
+        if level >= logging.ERROR and args and str(msg).startswith("failed to receive"):
+            self._failed(str(args[-1]))
+        if CLIENT_LOG.isEnabledFor(level):
+            CLIENT_LOG.log(level, msg, *args)
+
+
+@contextlib.asynccontextmanager
+async def connected(client: Client, failure: asyncio.Future[str]) -> AsyncIterator[None]:
+    """What `async with client` does. Raises ConnectionRefused when `failure` comes first."""
+    entering = asyncio.ensure_future(client.__aenter__())
+    try:
+        await asyncio.wait((entering, failure), return_when=asyncio.FIRST_COMPLETED)
+        if not entering.done():
+            raise ConnectionRefused(failure.result())
+        entering.result()
+    finally:
+        entering.cancel()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_exit(client.__aexit__)
+        yield
+
+
 def _handing_queue(
     take: Callable[[str, bytes, bool], None],
 ) -> type[asyncio.Queue[aiomqtt.Message]]:
@@ -111,13 +154,15 @@ def make_client(
     identifier: str,
     will: tuple[str, bytes] | None,
     take: Callable[[str, bytes, bool], None],
+    failed: Callable[[str], None],
     in_flight_max: int,
     timeout_s: float,
 ) -> Client:
     """Return a client that is not connected yet; one client serves one connection.
 
     It starts without a session: what is in flight when a connection ends is ours to repeat, not
-    paho's, which would repeat what has long been replaced.
+    paho's, which would repeat what has long been replaced. `failed` is told, maybe by another
+    thread, what ended a connection, in paho's words.
     """
     mqtt5 = config.protocol == "5"
     client = Client(
@@ -135,7 +180,7 @@ def make_client(
         max_inflight_messages=in_flight_max,
         tls_context=secrets.tls,
         socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
-        logger=CLIENT_LOG,
+        logger=_ClientLog(failed),
     )
     client.pending_calls_threshold = 2 * in_flight_max
     return client
@@ -182,5 +227,8 @@ def failure_reason(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, aiomqtt.MqttError) and cause is not None:
         return failure_reason(cause)
+    alert = _ALERT.search(str(error))
+    if alert is not None:
+        return f"TLS alert: {alert[1].replace('_', ' ').lower()}"
     text = _ERRNO.sub("", str(error)) or type(error).__name__
     return text.removeprefix("[code:").partition("] ")[2] if text.startswith("[code:") else text

@@ -232,7 +232,8 @@ class ControllerProcess:
         topic = Topics(self._site.name).controller_status(name)
         return Bus(
             self._config.broker,
-            identifier=f"ampacity-controller-{self._site.name}-{name}",
+            # Not to be guessed: who connects with our identifier throws us out.
+            identifier=f"ampacity-controller-{self._site.name}-{name}-{secrets.token_hex(6)}",
             last_words=LastWords(topic, lost=encode(status), disconnected=encode(gone)),
         )
 
