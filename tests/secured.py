@@ -21,6 +21,9 @@ from facility.topology import Site
 from tests.servers import HOST, Mosquitto, find_program
 
 SHIPPED: Final = Path(__file__).parents[1] / "deploy" / "mosquitto" / "ampacity.conf"
+LISTENER: Final = re.compile(r"^listener \d+", re.MULTILINE)
+OPEN: Final = re.compile(r"^(?:listener|allow_anonymous) .*\n", re.MULTILINE)
+"""The lines of the shipped file that let everybody in."""
 STAFF: Final = Staff(
     controllers=("controller",), operators=("operator",), hosts=("localhost", HOST)
 )
@@ -51,7 +54,7 @@ class SecuredMosquitto(Mosquitto):
             r"^(listener|allow_anonymous) .*\n", "", SHIPPED.read_text(), flags=re.MULTILINE
         )
         text += (place / "ampacity-tls.conf").read_text()
-        text = re.sub(r"^listener \d+", f"listener {self.port} {HOST}", text, flags=re.MULTILINE)
+        text = LISTENER.sub(f"listener {self.port} {HOST}", text)
         text = text.replace("/etc/mosquitto/ampacity", str(place))
         text += f"\npersistence_location {self.directory}/\nlog_dest stderr\nlog_type all\n"
         if os.geteuid() == 0:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
+import msgspec
+
 from daemon.agent import metrics
 from daemon.agent.link import AgentLink, agent_bus
 from daemon.agent.pipe import FrameDecoder, PipeError, encode_frame
@@ -126,6 +128,7 @@ class IoProcess:
         self._codec = Codec()
         self._status: NodeStatus | None = None
         self._latest: dict[str, bytes] = {}
+        self._refused: dict[str, int] = {}
         self._telemetry_at_s = 0.0
         self._bus: Bus | None = None
         self._link: AgentLink | None = None
@@ -181,6 +184,9 @@ class IoProcess:
         """Take one frame of the actuator; before the bus is there the last of each kind is kept."""
         if kind == "reload":
             self._reload.set()
+            return
+        if kind == "refused":
+            self._refused = msgspec.json.decode(payload, type=dict[str, int])
             return
         if kind == "status":
             self._note_status(payload)
@@ -274,6 +280,7 @@ class IoProcess:
         lines += metrics.frame_lines(link.frames_sent, link.frames_delivered, link.frames_dropped)
         if self._supplies is not None:
             lines += self._supplies.metric_lines()
+        lines += metrics.refused_lines(self._refused)
         payload = self._latest.get("telemetry")
         if payload is not None:
             age_s = time.monotonic() - self._telemetry_at_s

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -130,6 +130,13 @@ def frame_lines(
     return lines + family("ampacity_agent_frames_dropped_total", "counter", text, lost)
 
 
+def refused_lines(refused: Mapping[str, int]) -> list[str]:
+    """Return what the actuator did not believe or not obey, by reason."""
+    text = "Leases and emergencies that the actuator refused."
+    samples: list[Sample] = [({"reason": reason}, refused[reason]) for reason in sorted(refused)]
+    return family("ampacity_agent_messages_refused_total", "counter", text, samples)
+
+
 def telemetry_lines(telemetry: NodeTelemetry, *, age_s: float) -> list[str]:
     """Return the metrics of one frame of telemetry that came `age_s` ago."""
     node = {"node": telemetry.node}

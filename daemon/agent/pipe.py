@@ -8,9 +8,9 @@ The child is started as `python -m daemon.agent.io --config PATH --fd N`, where 
 stream socket pair. The child sends `lease` and `emergency` as they came off the wire, `local` with
 what the node's own UPSs say (`controllers.node_local.LocalTriggers`), and a `heartbeat` at least
 once a second, from its main loop: `{"connected": bool, "detail": str}`. It is sent `status`,
-`info`, `telemetry`, `applied` and `event` to publish unchanged, and `reload` when the configuration
-file should be read again. The first frame it gets is always the `status` whose session its last
-will must carry. End of file means that the other side is gone: the child exits.
+`info`, `telemetry`, `applied` and `event` to publish unchanged, `refused` with the number of
+messages refused by reason, for its metrics, and `reload` when the configuration file should be read
+again. The first frame it gets is always the `status` whose session its last will must carry. End of file means that the other side is gone: the child exits.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ KINDS: Final = {
     "applied": b"A",
     "event": b"V",
     "reload": b"R",
+    "refused": b"C",
 }
 _NAMES: Final = {code[0]: name for name, code in KINDS.items()}
 

@@ -49,6 +49,8 @@ CYCLE_S_MIN: Final = 0.002
 """Shortest: a child that floods the pipe must not take a whole core."""
 STATUS_S: Final = 1.0
 """The status sentence is sent at most this often."""
+COUNTERS_S: Final = 1.0
+"""And the counters of what was refused."""
 EXIT_S: Final = 2.0
 """Longest wait for the writes of a clean stop, beyond the time-out of one call."""
 GOODBYE_S: Final = 1.0
@@ -147,6 +149,8 @@ class Agent:
         self._signals: set[int] = set()
         self._reader: ConfigReader | None = None
         self._is_ready = False
+        self._counted: tuple[int, dict[str, int]] = (0, {})
+        self._counted_s = -COUNTERS_S
         self._cycle_s = self._alive_s = self._told_s = -CYCLE_S_MAX
         self._told = ""
 
@@ -223,9 +227,20 @@ class Agent:
             if self._news and self._child.is_heard:
                 self._child.send(self._news, now_s)
                 self._news = []
+            self._count(now_s)
             self._child.tend(now_s)
             self._tell_systemd(now_s)
             self._wait()
+
+    def _count(self, now_s: float) -> None:
+        """Tell the I/O process what was refused, for its metrics: each new child, and news."""
+        refused = dict(self._actuator.refused)
+        news = (self._child.starts_count, refused)
+        if news == self._counted or now_s - self._counted_s < COUNTERS_S:
+            return
+        if self._child.is_heard:
+            self._counted, self._counted_s = news, now_s
+            self._child.send([("refused", msgspec.json.encode(refused))], now_s)
 
     def _wait(self) -> None:
         """Wait for the pipe, for hands or a signal, or until the next deadline."""

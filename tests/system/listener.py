@@ -14,6 +14,7 @@ import paho.mqtt.client as mqtt
 from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion
 
+from facility.config import BrokerConfig
 from facility.topics import Topics
 from facility.wire import Codec, Lease, NodeTelemetry, WireError
 from tests.servers import HOST
@@ -35,13 +36,22 @@ class Heard:
 class Listener:
     """Hears every message of a site. `start` it, and `stop` it."""
 
-    def __init__(self, port: int, topics: Topics, *, name: str = "listener") -> None:
+    def __init__(
+        self,
+        port: int,
+        topics: Topics,
+        *,
+        name: str = "listener",
+        tls: BrokerConfig | None = None,
+    ) -> None:
         self.topics = topics
         self._port = port
         self._codec = Codec()
         self._lock = threading.Lock()
         self._messages: list[Heard] = []
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name)
+        if tls is not None:
+            self._client.tls_set(tls.ca_file, tls.certificate_file, tls.key_file)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = self._connected
         self._client.on_message = self._heard

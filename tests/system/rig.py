@@ -151,7 +151,7 @@ class Rig:
         self.controller = Process(
             "controller", ampacity("controller", "--config", self.controller_path), directory, None
         )
-        self.listener = Listener(broker.port, self.topics)
+        self.listener = self.make_listener()
         self._api = httpx.Client(base_url=f"http://{HOST}:{self.http_port}", timeout=5.0)
 
     def rewrite_controller(self, **keys: Any) -> None:
@@ -159,23 +159,40 @@ class Rig:
         (self.directory / "site.yaml").write_text(site_yaml(self.site_config))
         config = controller_config(
             site_file="site.yaml",
-            broker=BrokerConfig(port=self.broker.port),
+            broker=self.broker_config("controllers/controller"),
             store=StoreConfig(directory=str(self.store)),
             http=HttpConfig(port=self.http_port),
             haproxy=self._haproxy,
         )
-        config = msgspec.structs.replace(config, **keys)
+        config = msgspec.structs.replace(config, **(self.controller_keys() | keys))
         self.controller_path.write_text(controller_yaml(config))
+
+    def broker_config(self, holder: str) -> BrokerConfig:
+        """How `nodes/<name>` or `controllers/<name>` reaches the broker: here like everybody."""
+        del holder
+        return BrokerConfig(port=self.broker.port)
+
+    def controller_keys(self) -> dict[str, Any]:
+        """Other values for keys of the controller's file."""
+        return {}
+
+    def agent_keys(self) -> dict[str, Any]:
+        """Other values for keys of every agent's file."""
+        return {}
+
+    def make_listener(self) -> Listener:
+        """Somebody who hears everything."""
+        return Listener(self.broker.port, self.topics)
 
     def rewrite_agent(self, name: str, **keys: Any) -> None:
         """Write a node's file anew, with other values for some keys; nobody is told."""
-        config = agent_config(self.site, name, broker=BrokerConfig(port=self.broker.port))
+        config = agent_config(self.site, name, broker=self.broker_config(f"nodes/{name}"))
         mine = {
             "state_dir": str(self.directory / f"{name}.state"),
             "sensors": SensorsConfig(inlet_temperature_file=str(self.directory / f"{name}.inlet")),
             "call_timeout_s": CALL_TIMEOUT_S,
         }
-        config = msgspec.structs.replace(config, **(mine | keys))
+        config = msgspec.structs.replace(config, **(mine | self.agent_keys() | keys))
         (self.directory / f"{name}.yaml").write_text(agent_yaml(config))
 
     def _host(self, name: str) -> NodeHost:

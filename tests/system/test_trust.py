@@ -1,0 +1,354 @@
+"""A whole site with certificates and signatures: what it refuses, and how its keys are changed.
+
+Real agents over the fake driver, a real controller, a real Mosquitto with TLS and the written
+access list. Whoever attacks here has got onto the broker with the controller's own certificate, so
+that nothing but the signature stands between them and the clocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from daemon.trust_files import read_signer
+from facility.compiler import compile_site
+from facility.config import BrokerConfig
+from facility.example import row_site
+from facility.signing import Signer
+from facility.wire import Codec, Emergency, Event, Lease, Request, Response, encode
+from tests.secured import SecuredMosquitto
+from tests.servers import HOST, take_free_port
+from tests.signatures import STRANGER
+from tests.system.listener import Listener
+from tests.system.processes import children_of, monotonic_ns, wait_until
+from tests.system.rig import CONTROL, HEALTHY_S, NodeHost, Rig
+
+CODEC = Codec()
+
+
+class SecuredRig(Rig):
+    """A site on which nobody is believed without a key."""
+
+    broker: SecuredMosquitto
+
+    def __init__(self, directory: Path, broker: SecuredMosquitto, library: Path) -> None:
+        self.metrics_port = take_free_port()
+        self.trust_file = broker.keys / "trust.json"
+        self.key_path = directory / "controller.signing.key"
+        self.use_key(broker.signing_key["controller"])
+        super().__init__(directory, broker, library)
+        self.operator = read_signer(broker.signing_key["operator"], "operator")
+        self.attacker = Listener(
+            broker.port, self.topics, name="attacker", tls=broker.broker("controllers/controller")
+        )
+        self.rewrite_agent("n01", metrics_port=self.metrics_port)
+
+    def use_key(self, path: str) -> None:
+        """Give the controller another signing key, as an operator would: the file is replaced."""
+        part = self.key_path.with_suffix(".part")
+        part.touch(0o600)
+        part.write_bytes(Path(path).read_bytes())
+        part.replace(self.key_path)
+
+    def broker_config(self, holder: str) -> BrokerConfig:
+        return self.broker.broker(holder)
+
+    def controller_keys(self) -> dict[str, Any]:
+        return {"signing_key_file": str(self.key_path), "trust_file": str(self.trust_file)}
+
+    def agent_keys(self) -> dict[str, Any]:
+        return {"trust_file": str(self.trust_file)}
+
+    def make_listener(self) -> Listener:
+        return Listener(self.broker.port, self.topics, tls=self.broker.broker("operators/operator"))
+
+    def heal(self) -> None:
+        """Start what does not run, and wait until every node holds a lease above safe."""
+        for process in self.processes:
+            if not process.runs:
+                process.start()
+        wait_until(
+            lambda: all(self.leased(name) for name in self.hosts),
+            "every node holds a lease",
+            timeout_s=HEALTHY_S,
+            but=self.story,
+        )
+        self.wait_ceilings(lambda mhz: mhz > self.safe_mhz, "all are above the safe ceiling")
+
+    def start(self) -> SecuredRig:
+        self.attacker.start()
+        super().start()
+        return self
+
+    def end(self) -> None:
+        self.attacker.stop()
+        super().end()
+
+    def ask(self, verb: str, *, by: str = "test", **args: str | float | bool) -> None:
+        topic = self.topics.request(verb)
+        request = Request(
+            verb=verb,
+            transaction=secrets.token_hex(8),
+            issued_at_s=time.time(),
+            by=by,
+            args=args,
+        )
+        self.listener.say(topic, self.operator.seal(topic, encode(request)))
+
+    @property
+    def controller_signer(self) -> Signer:
+        return read_signer(str(self.key_path), "controller")
+
+    def last_lease(self, node: str) -> Lease:
+        """The last lease that was sent to a node, out of its envelope."""
+        payload = self.listener.messages("lease", node=node)[-1].payload
+        return CODEC.decode(msgspec.json.encode(json.loads(payload)["body"]), Lease)
+
+    def refused(self, reason: str) -> float:
+        """The agent's own counter on n01."""
+        text = httpx.get(f"http://{HOST}:{self.metrics_port}/metrics").text
+        found = re.search(rf'messages_refused_total{{reason="{reason}"}} (\S+)', text)
+        return float(found[1]) if found else 0.0
+
+    def told(self, event: str, subject: str, *, since_ns: int) -> list[Event]:
+        """Events that came over the bus."""
+        heard = [one for one in self.listener.messages("event") if one.at_ns > since_ns]
+        events = [CODEC.decode(one.payload, Event) for one in heard]
+        return [one for one in events if (one.event, one.subject) == (event, subject)]
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[SecuredRig]:
+    directory = tmp_path_factory.mktemp("secured")
+    site = compile_site(row_site(site="lab", nodes=3, control=CONTROL))
+    with SecuredMosquitto(directory / "broker", site) as broker:
+        rig = SecuredRig(directory, broker, library)
+        with rig:
+            yield rig.start()
+
+
+@pytest.fixture
+def site(secured: SecuredRig) -> SecuredRig:
+    secured.heal()
+    return secured
+
+
+def refuses(site: SecuredRig, topic: str, payload: bytes, reason: str, event: str) -> None:
+    """Publish something with the controller's certificate; n01 counts, tells and does nothing."""
+    before, since_ns = site.refused(reason), monotonic_ns()
+    site.attacker.say(topic, payload)
+    wait_until(lambda: site.refused(reason) > before, f"n01 counts {reason}", but=site.story)
+    wait_until(
+        lambda: site.told(event, reason, since_ns=since_ns) or _told_lately(site, event, reason),
+        f"n01 tells of {reason}",
+        but=site.story,
+    )
+    assert min(site.hosts["n01"].ceilings_mhz) > site.safe_mhz
+    assert site.safe_mhz not in site.hosts["n01"].written_mhz(since_ns=since_ns)
+
+
+def _told_lately(site: SecuredRig, event: str, reason: str) -> bool:
+    """Told within the ten seconds in which the same is not told again."""
+    return bool(site.told(event, reason, since_ns=monotonic_ns() - 11 * 10**9))
+
+
+def test_every_lease_and_emergency_on_the_wire_is_signed(site: SecuredRig) -> None:
+    assert site.leased("n01")
+    for message in site.listener.messages("lease"):
+        assert json.loads(message.payload)["key"] == site.controller_signer.trusted.key
+
+
+def test_a_forged_lease_moves_no_clock(site: SecuredRig) -> None:
+    topic = site.topics.node("n01", "lease")
+    lease = site.last_lease("n01")
+    low = msgspec.structs.replace(
+        lease,
+        sequence=lease.sequence + 10_000,
+        ceilings_mhz=dict.fromkeys(lease.ceilings_mhz, site.safe_mhz),
+    )
+    refuses(site, topic, encode(low), "unsigned", "lease-refused")
+    refuses(site, topic, STRANGER.seal(topic, encode(low)), "unknown-key", "lease-refused")
+    refuses(site, topic, site.operator.seal(topic, encode(low)), "wrong-role", "lease-refused")
+    other = site.topics.node("n02", "lease")
+    forged = site.controller_signer.seal(other, encode(low))
+    refuses(site, topic, forged, "bad-signature", "lease-refused")
+
+
+def test_a_lease_of_another_node_or_an_old_leader_or_a_second_time_is_refused(
+    site: SecuredRig,
+) -> None:
+    """All of them soundly signed: the controller's key once said each of these."""
+    topic, sign = site.topics.node("n01", "lease"), site.controller_signer
+    foreign = site.listener.messages("lease", node="n02")[-1].payload
+    refuses(site, topic, foreign, "wrong-node", "lease-refused")
+    lease = site.last_lease("n01")
+    old = msgspec.structs.replace(lease, epoch=lease.epoch - 1, sequence=10**9)
+    refuses(site, topic, sign.seal(topic, encode(old)), "old-epoch", "lease-refused")
+    recorded = site.listener.messages("lease", node="n01")[-2].payload
+    refuses(site, topic, recorded, "replayed", "lease-refused")
+
+
+def test_a_restarted_agent_still_refuses_the_past(site: SecuredRig) -> None:
+    topic, host = site.topics.node("n01", "lease"), site.hosts["n01"]
+    recorded = site.listener.messages("lease", node="n01")[-1].payload
+    host.agent.kill()
+    host.agent.start()
+    wait_until(lambda: site.leased("n01"), "n01 holds a lease again", but=site.story)
+    refuses(site, topic, recorded, "other-session", "lease-refused")
+    lease = site.last_lease("n01")
+    old = msgspec.structs.replace(lease, epoch=lease.epoch - 1, sequence=10**9)
+    forged = site.controller_signer.seal(topic, encode(old))
+    refuses(site, topic, forged, "old-epoch", "lease-refused")
+
+
+def test_nobody_brakes_the_row_without_a_key(site: SecuredRig) -> None:
+    topic = site.topics.domain("row-1", "emergency")
+    brake = encode(
+        Emergency(
+            domain="row-1", active=("brake",), epoch=2**40, sequence=1, issued_at_s=time.time()
+        )
+    )
+    refuses(site, topic, brake, "unsigned", "emergency-refused")
+    refuses(site, topic, STRANGER.seal(topic, brake), "unknown-key", "emergency-refused")
+    assert not site.api("/api/v1/decision")["contingencies"]
+    assert site.metric("ampacity_messages_refused_total") >= 2
+
+
+def answers(site: SecuredRig, transaction: str) -> list[Response]:
+    """What came back for a transaction."""
+    found = site.listener.read(Response, "response")
+    return [one for one in found if one.transaction == transaction]
+
+
+def await_refusal(site: SecuredRig, transaction: str) -> None:
+    """A request is answered with an error."""
+    wait_until(lambda: answers(site, transaction), "the refusal", but=site.story)
+    assert answers(site, transaction)[0].status == "error"
+
+
+def reload(host: NodeHost) -> None:
+    """Have an agent read its files again."""
+    line = "event=reloaded needs_restart"
+    before = host.agent.log.count(line)
+    os.kill(host.agent.pid, signal.SIGHUP)
+    wait_until(lambda: host.agent.log.count(line) > before, f"{host.name} has reloaded")
+
+
+def key_of(site: SecuredRig, node: str) -> str:
+    """Whose signature the last lease of a node has."""
+    return str(json.loads(site.listener.messages("lease", node=node)[-1].payload)["key"])
+
+
+def test_a_request_counts_once_and_only_with_an_operators_key(site: SecuredRig) -> None:
+    topic = site.topics.request("cap")
+    request = Request(
+        verb="cap",
+        transaction="cap-1",
+        issued_at_s=time.time(),
+        args={"domain": "row-1", "cap_w": 1_000.0},
+        dry_run=True,
+    )
+    sealed = site.operator.seal(topic, encode(request))
+    site.listener.say(topic, sealed)
+    wait_until(lambda: len(answers(site, "cap-1")) == 1, "the answer", but=site.story)
+    assert answers(site, "cap-1")[0].status == "ok"
+    site.listener.say(topic, sealed)
+    wait_until(lambda: len(answers(site, "cap-1")) == 2, "the refusal", but=site.story)
+    assert "replayed" in answers(site, "cap-1")[1].error
+    for number, payload in enumerate(
+        (
+            encode(msgspec.structs.replace(request, transaction="cap-2")),
+            STRANGER.seal(topic, encode(msgspec.structs.replace(request, transaction="cap-3"))),
+        ),
+        2,
+    ):
+        site.listener.say(topic, payload)
+        await_refusal(site, f"cap-{number}")
+
+
+def test_keys_are_changed_without_one_lease_that_ends(site: SecuredRig) -> None:
+    folder, since_ns = site.broker.folder, monotonic_ns()
+    old = site.controller_signer
+    new_path = folder.add_signing_key("controller", "site")
+    for host in site.hosts.values():
+        reload(host)
+    site.use_key(new_path)
+    os.kill(site.controller.pid, signal.SIGHUP)
+    new = site.controller_signer.trusted.key
+    assert new != old.trusted.key
+    wait_until(
+        lambda: {key_of(site, name) for name in site.hosts} == {new},
+        "leases under the new key",
+        but=site.story,
+    )
+    folder.retire(old.trusted.key)
+    for host in site.hosts.values():
+        reload(host)
+    wait_until(lambda: all(site.leased(name) for name in site.hosts), "all hold leases")
+    heard = [one for one in site.listener.messages("event") if one.at_ns > since_ns]
+    events = {CODEC.decode(one.payload, Event).event for one in heard}
+    assert not events & {"lease-expired", "lease-refused"}
+    for host in site.hosts.values():
+        assert site.safe_mhz not in host.written_mhz(since_ns=since_ns)
+    topic = site.topics.node("n01", "lease")
+    stolen = old.seal(topic, encode(site.last_lease("n01")))
+    refuses(site, topic, stolen, "unknown-key", "lease-refused")
+
+
+def test_an_agent_whose_certificate_has_expired_says_so_and_stays_safe(site: SecuredRig) -> None:
+    host = site.hosts["n03"]
+    site.rewrite_agent("n03", broker=site.broker.ending("n03", days=-1), metrics_port=None)
+    host.agent.kill()
+    host.agent.start()
+    wait_until(lambda: "TLS alert: certificate expired" in host.agent.log, "said", but=site.story)
+    assert "event=broker-refused" in host.agent.log
+    site.wait_safe("n03")
+    host.agent.kill()
+    site.rewrite_agent("n03")
+    site.heal()
+
+
+def test_a_trust_file_that_cannot_be_used_means_nobody_and_the_safe_ceiling(
+    site: SecuredRig,
+) -> None:
+    host, since_ns = site.hosts["n02"], monotonic_ns()
+    broken = site.directory / "broken.json"
+    broken.write_text("{}")
+    site.rewrite_agent("n02", trust_file=str(broken))
+    host.agent.kill()
+    host.agent.start()
+    wait_until(lambda: site.told("trust-nobody", "", since_ns=since_ns), "said", but=site.story)
+    site.wait_safe("n02")
+    host.agent.kill()
+    site.rewrite_agent("n02")
+    site.heal()
+
+
+def test_no_secret_is_in_a_log_a_message_or_an_argument(site: SecuredRig) -> None:
+    found = set()
+    for path in site.broker.keys.rglob("*.key"):
+        text = path.read_text()
+        if text.startswith("{"):
+            found.add(json.loads(text)["seed"])
+        else:
+            found.update(line for line in text.splitlines() if not line.startswith("-"))
+    shown = [message.payload.decode() for message in site.listener.messages()]
+    for process in site.processes:
+        shown.append(process.log)
+        for pid in (process.pid, *children_of(process.pid)):
+            shown.append(Path(f"/proc/{pid}/cmdline").read_text())
+            shown.append(Path(f"/proc/{pid}/environ").read_text())
+    assert len(found) > 10
+    for secret in found:
+        assert not [text for text in shown if secret in text]
