@@ -10,7 +10,8 @@ what the node's own UPSs say (`controllers.node_local.LocalTriggers`), and a `he
 once a second, from its main loop: `{"connected": bool, "detail": str}`. It is sent `status`,
 `info`, `telemetry`, `applied` and `event` to publish unchanged, `refused` with the number of
 messages refused by reason, for its metrics, and `reload` when the configuration file should be read
-again. The first frame it gets is always the `status` whose session its last will must carry. End of file means that the other side is gone: the child exits.
+again. The first frame it gets is always the `status` whose session its last will must carry. End of
+file means that the other side is gone: the child exits.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from daemon.leadership import Campaign, open_store
 from daemon.sd_notify import Notifier
 from daemon.store.audit import open_audit
 from daemon.store.history import History, open_history
-from daemon.trust_files import read_signer, read_verifier, trust_events
+from daemon.trust_files import TrustError, read_signer, read_verifier, trust_events
 from daemon.version import VERSION
 from daemon.web.api import make_app
 from daemon.web.board import Board
@@ -97,6 +97,8 @@ class ControllerProcess:
         self._leadership: Campaign | None = None
         self._supplies: Supplies | None = None
         self._blind = False
+        self._door: Door | None = None
+        self._read = ("", "")
 
     async def run(self) -> bool:
         """Run until a signal; returns whether to start again with fresh files.
@@ -132,6 +134,8 @@ class ControllerProcess:
         epoch = next_epoch(directory, wall_s=clock.wall_s()) if alone else 0
         orders = read_orders(directory)
         verifier, signer = self._keys()
+        self._door = Door(verifier, opened_at_s=clock.wall_s())
+        self._read = self._texts()
         history = self._history = open_history(config.store, site=self._site.name)
         stack.callback(history.close)
         audit = open_audit(config.store)
@@ -159,7 +163,7 @@ class ControllerProcess:
                 after_cycle=self._after_cycle,
                 keep_orders=self._keep_orders,
                 raise_epoch=lambda above: next_epoch(directory, wall_s=clock.wall_s(), above=above),
-                door=Door(verifier, opened_at_s=clock.wall_s()),
+                door=self._door,
                 signer=signer,
                 leadership=leadership,
             ),
@@ -195,6 +199,11 @@ class ControllerProcess:
         """A controller that no longer sees a UPS ends loudly: agents go safe, systemd restarts."""
         self._blind = True
         self._stopping.set()
+
+    def _texts(self) -> tuple[str, str]:
+        """Both files as they are now. Raises ConfigError."""
+        site_path = Path(self._path).parent / self._config.site_file
+        return read_config(self._path), read_config(str(site_path))
 
     def _keys(self) -> tuple[Verifier, Signer | None]:
         """Whom to believe, and what to sign with. Raises TrustError."""
@@ -267,11 +276,23 @@ class ControllerProcess:
         self._notifier.tell(**fields)
 
     def _reload(self) -> None:
-        """SIGHUP: check everything first; what is wrong changes nothing."""
+        """SIGHUP: check everything first; what is wrong changes nothing.
+
+        When only keys have changed they are taken over in place: no lease waits for a start.
+        """
         try:
             load_files(self._path)
-        except ValueError as error:
+            verifier, signer = self._keys()
+            same = self._texts() == self._read
+        except (ValueError, TrustError) as error:
             LOG.error("event=reload-refused the files are kept as they were: %s", error)
+            return
+        if same and self._service is not None and self._door is not None:
+            self._door.trust(verifier)
+            self._service.sign_with(signer)
+            LOG.info("event=reloaded keys, the other files are as they were")
+            for event in trust_events(verifier, signer, at_s=self._clock.wall_s()):
+                self._service.note(event)
             return
         now_us = int(self._clock.now_s() * 1e6)
         self._notifier.tell(RELOADING="1", MONOTONIC_USEC=str(now_us))

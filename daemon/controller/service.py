@@ -98,6 +98,8 @@ class ControllerService:
         self._codec = Codec()
         self.inbox = Inbox(site, codec=self._codec, door=surroundings.door)
         self._keeper = OrdersKeeper(orders or OrdersState(), surroundings.keep_orders, self._tell)
+        self._signer = surroundings.signer
+        self._orders = orders or OrdersState()
         self._cycle: ControlCycle | None = None
         self._role = Role(surroundings.leadership, epoch=epoch)
         self._own: dict[str, Request] = {}
@@ -331,9 +333,13 @@ class ControllerService:
         for event in decision.events:
             self._say(event)
 
+    def sign_with(self, signer: Signer | None) -> None:
+        """Sign with another key from now on."""
+        self._signer = signer
+
     def _sealed(self, topic: str, body: bytes) -> bytes:
         """The message under our signature, if we have one."""
-        return body if self._to.signer is None else self._to.signer.seal(topic, body)
+        return body if self._signer is None else self._signer.seal(topic, body)
 
     def _publish_emergencies(self, emergencies: Sequence[Emergency]) -> None:
         for emergency in emergencies:
