@@ -6,16 +6,15 @@ It knows the traps of aiomqtt 2 and paho, so that the bus need not. It opens no 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import aiomqtt
 from aiomqtt import Client
@@ -91,10 +90,6 @@ def _read_tls(config: BrokerConfig | LeadershipConfig, section: str) -> ssl.SSLC
     return context
 
 
-class ConnectionRefused(OSError):
-    """The broker ended the connection before it was one; the text says why."""
-
-
 class _ClientLog(logging.Logger):
     """The client's log, which also hands on what ended a connection.
 
@@ -102,33 +97,45 @@ class _ClientLog(logging.Logger):
     says of it ends the connection, and aiomqtt 2, which waits on for an answer, only logs it.
     """
 
-    def __init__(self, failed: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         super().__init__(CLIENT_LOG.name)
-        self.parent = CLIENT_LOG
-        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self.failing: asyncio.Future[str] = self._loop.create_future()
 
     def log(self, level: int, msg: object, *args: object, **_keys: object) -> None:
         """Take one line of the client's."""
         if level >= logging.ERROR and args and str(msg).startswith("failed to receive"):
-            self._failed(str(args[-1]))
+            # Maybe in the thread that connects.
+            self._loop.call_soon_threadsafe(self._note, str(args[-1]))
         if CLIENT_LOG.isEnabledFor(level):
             CLIENT_LOG.log(level, msg, *args)
 
+    def _note(self, reason: str) -> None:
+        if not self.failing.done():
+            self.failing.set_result(reason)
 
-@contextlib.asynccontextmanager
-async def connected(client: Client, failure: asyncio.Future[str]) -> AsyncIterator[None]:
-    """What `async with client` does. Raises ConnectionRefused when `failure` comes first."""
-    entering = asyncio.ensure_future(client.__aenter__())
-    try:
-        await asyncio.wait((entering, failure), return_when=asyncio.FIRST_COMPLETED)
-        if not entering.done():
-            raise ConnectionRefused(failure.result())
-        entering.result()
-    finally:
-        entering.cancel()
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_exit(client.__aexit__)
-        yield
+
+class _Client(Client):
+    """A client that does not wait for an answer of a broker which has closed the connection."""
+
+    failing: asyncio.Future[str]
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            ConnectionRefusedError: the broker ends it first, for what it says of our certificate.
+            OSError, MqttError: anything else ends it.
+        """
+        entering = asyncio.ensure_future(super().__aenter__())
+        try:
+            await asyncio.wait((entering, self.failing), return_when=asyncio.FIRST_COMPLETED)
+            if not entering.done():
+                reason = self.failing.result()
+                raise (ConnectionRefusedError if _ALERT.search(reason) else OSError)(reason)
+            return entering.result()
+        finally:
+            entering.cancel()
 
 
 def _handing_queue(
@@ -154,18 +161,17 @@ def make_client(
     identifier: str,
     will: tuple[str, bytes] | None,
     take: Callable[[str, bytes, bool], None],
-    failed: Callable[[str], None],
     in_flight_max: int,
     timeout_s: float,
 ) -> Client:
     """Return a client that is not connected yet; one client serves one connection.
 
     It starts without a session: what is in flight when a connection ends is ours to repeat, not
-    paho's, which would repeat what has long been replaced. `failed` is told, maybe by another
-    thread, what ended a connection, in paho's words.
+    paho's, which would repeat what has long been replaced.
     """
     mqtt5 = config.protocol == "5"
-    client = Client(
+    log = _ClientLog()
+    client = _Client(
         config.host,
         config.port,
         username=config.username,
@@ -180,8 +186,9 @@ def make_client(
         max_inflight_messages=in_flight_max,
         tls_context=secrets.tls,
         socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
-        logger=_ClientLog(failed),
+        logger=log,
     )
+    client.failing = log.failing
     client.pending_calls_threshold = 2 * in_flight_max
     return client
 

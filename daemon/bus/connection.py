@@ -20,15 +20,7 @@ from typing import Final, Literal, Self
 
 import aiomqtt
 
-from daemon.bus.client import (
-    ConnectionRefused,
-    Secrets,
-    connected,
-    failure_reason,
-    make_client,
-    publish_properties,
-    subscribe,
-)
+from daemon.bus.client import Secrets, failure_reason, make_client, publish_properties, subscribe
 from daemon.bus.inbound import Handler, Inbound
 from daemon.bus.limits import BusLimits, BusUnavailable, LastWords, backoff_s, check_message
 from daemon.bus.outbox import BusCounters, Outbox, Outgoing
@@ -246,7 +238,7 @@ class Bus:
             began_s = self._clock()
             try:
                 await self._connection()
-            except (aiomqtt.exceptions.MqttConnectError, ConnectionRefused) as error:
+            except (aiomqtt.exceptions.MqttConnectError, ConnectionRefusedError) as error:
                 self._lost("refused", failure_reason(error))
             except (aiomqtt.MqttError, OSError, ValueError) as error:
                 self._lost("unreachable", failure_reason(error))
@@ -267,26 +259,16 @@ class Bus:
     async def _connection(self) -> None:
         """Connect, subscribe, repeat state, and serve until the connection or the bus ends."""
         words = self._last_words
-        loop, failure = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-
-        def note(reason: str) -> None:
-            if not failure.done():
-                failure.set_result(reason)
-
-        def failed(reason: str) -> None:
-            loop.call_soon_threadsafe(note, reason)
-
         client = make_client(
             self._config,
             self._secrets,
             identifier=self._identifier,
             will=(words.topic, words.lost) if words is not None else None,
             take=self._inbound.receive,
-            failed=failed,
             in_flight_max=IN_FLIGHT_MAX,
             timeout_s=CALL_TIMEOUT_S,
         )
-        async with connected(client, failure):
+        async with client:
             try:
                 self._inbound.ask_for_all()
                 await self._subscribe_due(client)
