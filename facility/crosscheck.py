@@ -74,7 +74,7 @@ def controller_problems(config: ControllerConfig) -> tuple[Problem, ...]:
 
 def operator_problems(config: OperatorConfig) -> tuple[Problem, ...]:
     """Everything that two keys of an operator's file contradict each other about."""
-    return tuple(_broker(config.broker))
+    return tuple(_secrets(config.broker, "broker"))
 
 
 def _twice(section: str, names: tuple[str, ...]) -> list[Problem]:

@@ -289,7 +289,7 @@ class ControllerProcess:
             return
         if same and self._service is not None and self._door is not None:
             self._door.trust(verifier)
-            self._service.sign_with(signer)
+            self._service.signer = signer
             LOG.info("event=reloaded keys, the other files are as they were")
             for event in trust_events(verifier, signer, at_s=self._clock.wall_s()):
                 self._service.note(event)

@@ -97,15 +97,14 @@ class ControllerService:
         self._topics = Topics(site.name)
         self._codec = Codec()
         self.inbox = Inbox(site, codec=self._codec, door=surroundings.door)
-        self._keeper = OrdersKeeper(orders or OrdersState(), surroundings.keep_orders, self._tell)
-        self._signer = surroundings.signer
-        self._orders = orders or OrdersState()
+        self._keeper = OrdersKeeper(orders or OrdersState(), surroundings.keep_orders, self.note)
+        self.signer = surroundings.signer  # may be replaced at any time
         self._cycle: ControlCycle | None = None
         self._role = Role(surroundings.leadership, epoch=epoch)
         self._own: dict[str, Request] = {}
         self._woken = asyncio.Event()
         self._told: dict[str, tuple[object, int]] = {}
-        self._steering = Steering(surroundings.routers, surroundings.clock, self._tell)
+        self._steering = Steering(surroundings.routers, surroundings.clock, self.note)
         self._cycles_count = 0
         self.overruns_count = 0
         self.failures_count = 0
@@ -211,7 +210,7 @@ class ControllerService:
         if not turn:
             return
         self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
-        self._tell(
+        self.note(
             Event(
                 event="leads" if self._role.leads else "stands-by",
                 severity="info" if self._role.leads else "warning",
@@ -232,7 +231,7 @@ class ControllerService:
         except Exception:
             self.failures_count += 1
             LOG.exception("event=cycle-failed failures=%d", self.failures_count)
-            self._tell(
+            self.note(
                 Event(
                     event="cycle-failed",
                     severity="critical",
@@ -272,7 +271,7 @@ class ControllerService:
             self._record(event)
         told = (*self.inbox.take_events(), *self._to.history.take_events())
         for event in (*told, *self._to.audit.take_events()):
-            self._tell(event)
+            self.note(event)
         if self._to.after_cycle is not None:
             self._to.after_cycle(decision)
 
@@ -292,7 +291,7 @@ class ControllerService:
         if self.epoch != before:
             self._to.bus.publish(self._topics.controller_status(self._name), self.birth(), STATE)
         if words:
-            self._tell(
+            self.note(
                 Event(
                     event="epoch-above-ours",
                     severity="critical",
@@ -333,13 +332,9 @@ class ControllerService:
         for event in decision.events:
             self._say(event)
 
-    def sign_with(self, signer: Signer | None) -> None:
-        """Sign with another key from now on."""
-        self._signer = signer
-
     def _sealed(self, topic: str, body: bytes) -> bytes:
         """The message under our signature, if we have one."""
-        return body if self._signer is None else self._signer.seal(topic, body)
+        return body if self.signer is None else self.signer.seal(topic, body)
 
     def _publish_emergencies(self, emergencies: Sequence[Emergency]) -> None:
         for emergency in emergencies:
@@ -370,7 +365,7 @@ class ControllerService:
             self._to.audit.record_response(response, at_s=wall_s)
             self._respond(response)
         for event in events:
-            self._tell(event)
+            self.note(event)
         self._keeper.keep(self._cycle.orders.state(), wall_s)
 
     def _respond(self, response: Response) -> None:
@@ -385,10 +380,6 @@ class ControllerService:
         self._woken.set()
 
     def note(self, event: Event) -> None:
-        """Tell something that is no decision's: to the page, the store, the audit and the bus."""
-        self._tell(event)
-
-    def _tell(self, event: Event) -> None:
         """An event that no decision carries: to the page, the store, the audit and the bus."""
         self._record(event)
         self._say(event)
