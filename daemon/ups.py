@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 from collectors.nut import NutClient, NutDevice
 from controllers.node_ups import Notice, UpsWatch
@@ -20,7 +19,6 @@ from facility.nut import NutReading, nut_address
 from facility.wire import Event
 
 LOG = logging.getLogger(__name__)
-LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
 
 Tell = Callable[[UpsWatch, Sequence[Notice]], None]
 """Called after every look, with what has changed by it; must not block."""
@@ -119,8 +117,4 @@ class UpsPollers:
         await self._pollers.stop()
 
     def _see(self, watch: UpsWatch, reading: NutReading) -> None:
-        notices = watch.see(time.monotonic(), reading)
-        self._tell(watch, notices)
-        for notice in notices:
-            level = LEVELS[notice.severity]
-            LOG.log(level, "event=%s ups=%s %s", notice.event, watch.config.name, notice.sentence)
+        self._tell(watch, watch.see(time.monotonic(), reading))

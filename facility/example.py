@@ -349,6 +349,7 @@ AGENT_COMMENTS: Final = {
     "actuate": "With `actuate: false` the agent only watches, and the node counts at its worst"
     " case. What a clean stop leaves behind, `on_exit`, is hold, safe or restore.",
     "broker": "The MQTT broker. Secrets are files: password_file, key_file.",
+    "ups": "UPSs that this node listens to by itself, through NUT: docs/emergencies.md.",
 }
 OPERATOR_COMMENTS: Final = {
     "": "One operator: which site, and whose word requests are.",
@@ -361,6 +362,8 @@ CONTROLLER_COMMENTS: Final = {
     "store": "History. `kind` is sqlite, or influxdb with url and token_file. The audit log is"
     " always in `directory`.",
     "http": "The page, the API and the metrics.",
+    "ups": "UPSs whose word begins a contingency, through NUT: docs/emergencies.md.",
+    "meters": "Power meters that may brake a domain, through NUT.",
     "haproxy": "Steers an HAProxy through its runtime socket: the backend of each service. Its"
     " servers have the nodes' names and `weight 100`. To cut batches it must know each service's"
     " requests_per_server_max.",

@@ -6,7 +6,9 @@ Whether a ceiling follows is the actuator's to decide.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from controllers.node_local import LocalTrigger, LocalTriggers
 from controllers.node_ups import Notice, UpsWatch
@@ -14,6 +16,9 @@ from daemon.agent.metrics import Sample, family
 from daemon.ups import UpsPollers, as_event
 from facility.config import AgentConfig
 from facility.wire import encode
+
+LOG = logging.getLogger(__name__)
+LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
 
 
 class LocalSupplies:
@@ -51,6 +56,8 @@ class LocalSupplies:
     def _take(self, watch: UpsWatch, notices: Sequence[Notice]) -> None:
         self._tell_actuator()
         for notice in notices:
+            level, name = LEVELS[notice.severity], watch.config.name
+            LOG.log(level, "event=%s ups=%s %s", notice.event, name, notice.sentence)
             # What has begun or ended the actuator tells itself, once it has acted.
             if notice.event in ("ups-missing", "ups-back"):
                 event = as_event(notice, source=self._source, subject=watch.config.name)
