@@ -23,6 +23,7 @@ def catalogue() -> dict[str, Kind]:
         Kind("state", "file", "json", files.StateTarget, files.state_seeds(), 1.0),
         Kind("trace", "file", "text", files.TraceTarget, files.trace_seeds(), 1.0),
         Kind("haproxy", "other", "text", edges.HaproxyTarget, edges.haproxy_seeds(), 2.0),
+        Kind("nut", "other", "text", edges.NutTarget, edges.nut_seeds(), 2.0),
         Kind("lines", "other", "json", edges.LinesTarget, edges.lines_seeds(), 2.0),
         Kind("http", "other", "text", edges.HttpTarget, edges.http_seeds(), 1.0),
     )

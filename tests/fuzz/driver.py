@@ -98,6 +98,7 @@ def fuzz(
                 _forget_peak()
                 peak_bytes = _peak_bytes()
             data = mutated(kind, target, seed, number)
+            peak_bytes = max(peak_bytes, _peak_bytes())  # what making it took is not the target's
             story = _feed(target, data, number, report)
             grown_bytes = _peak_bytes() - peak_bytes
             peak_bytes += grown_bytes

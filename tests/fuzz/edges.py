@@ -1,4 +1,4 @@
-"""What other programs say to the controller, and what it writes for them: HAProxy, InfluxDB, HTTP.
+"""What other programs say to the controller, and what it writes: HAProxy, NUT, InfluxDB, HTTP.
 
 HAProxy's answers are mutated and never raise. Names and texts from messages never forge a line of
 line protocol. Any path and query gets an answer with a status below 500, or 503 while not ready.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -15,9 +16,11 @@ from fastapi import FastAPI
 from msgspec.structs import replace
 
 from actuators.haproxy import HaproxyRouter
+from collectors.nut import LINE_BYTES_MAX, POWER_W_MAX, NutClient, NutDevice
 from daemon.store.lineprotocol import Lines
 from daemon.web.api import make_app
 from facility.config import HaproxyConfig
+from facility.nut import NutAddress
 from facility.wire import Codec, EndpointRoute, Event, NodeTelemetry, Routing, WireError, encode
 from tests.boards import Story
 from tests.fuzz.messages import EVENT, WALL_S, small_site
@@ -81,6 +84,66 @@ def haproxy_seeds() -> list[bytes]:
         through(0, state + CHANGE + b"No such server.\n\n\n"),
         through(0, state),
     ]
+
+
+class _Deaf:
+    """The writing half of a connection to an upsd that answers without listening."""
+
+    def write(self, data: bytes) -> None:
+        """Ignore it."""
+
+    async def drain(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _ToldClient(NutClient):
+    """The client with an upsd at the other end that says whatever it was given."""
+
+    said = b""
+
+    async def _connect(self) -> None:
+        reader = asyncio.StreamReader(limit=LINE_BYTES_MAX)
+        reader.feed_data(self.said)
+        reader.feed_eof()
+        self._streams = (reader, _Deaf())  # type: ignore[assignment]
+
+
+class NutTarget(Plain):
+    """What upsd answers: a reading in any case, with figures that can be true."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+
+    def close(self) -> None:
+        self._loop.close()
+
+    def feed(self, data: bytes) -> str:
+        client = _ToldClient(NutAddress("ups", "x"))
+        client.said = data[1:]
+        device = NutDevice(client, has_status=data[0] % 2 == 0)
+        reading = self._loop.run_until_complete(device.look())
+        device.close()
+        assert reading.power_w is None or 0.0 <= reading.power_w <= POWER_W_MAX
+        assert reading.load_ratio is None or math.isfinite(reading.load_ratio)
+        assert sum(len(flag) for flag in reading.flags) <= LINE_BYTES_MAX
+        assert len(reading.detail) <= 2 * LINE_BYTES_MAX
+        assert 0.0 < device.wait_s(reading, 1.0) <= 5.0
+        return ACCEPTED if reading.state == "fresh" else reading.state
+
+
+def nut_seeds() -> list[bytes]:
+    """A UPS on line and one on battery, a meter, and errors."""
+    return [
+        through(0, b'VAR ups ups.status "OL CHRG"\nVAR ups ups.realpower "812"\n'
+                   b'VAR ups ups.load "41.5"\n'),
+        through(0, b'VAR ups ups.status "OB LB OVER"\nERR VAR-NOT-SUPPORTED\n'
+                   b'VAR ups ups.load "-1"\n'),
+        through(0, b"ERR DATA-STALE\n"),
+        through(1, b'VAR ups ups.realpower "8\\"12"\n'),
+    ]  # fmt: skip
 
 
 class LinesTarget(Plain):
