@@ -85,10 +85,11 @@ class Role:
         if not self.leads and self.lock is not None and self.lock.record is not None:
             cycle.orders.follow(self.lock.record.orders)
 
-    def keep_orders(self, orders: OrdersState) -> None:
-        """Put a leader's orders where a standby finds them."""
+    def keep_orders(self, write: Callable[[OrdersState], str], orders: OrdersState) -> str:
+        """Put a leader's orders where a standby finds them, and write them; returns what failed."""
         if self.leads and self.lock is not None:
             self.lock.keep_orders(orders)
+        return write(orders)
 
     def watch_rival(
         self, cycle: ControlCycle, snapshot: Snapshot, raise_epoch: Callable[[int], int] | None

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 from controllers.cycle import ControlCycle
@@ -97,10 +98,11 @@ class ControllerService:
         self._topics = Topics(site.name)
         self._codec = Codec()
         self.inbox = Inbox(site, codec=self._codec, door=surroundings.door)
-        self._keeper = OrdersKeeper(orders or OrdersState(), surroundings.keep_orders, self.note)
+        self._role = Role(surroundings.leadership, epoch=epoch)
+        write = partial(self._role.keep_orders, surroundings.keep_orders)
+        self._keeper = OrdersKeeper(orders or OrdersState(), write, self.note)
         self.signer = surroundings.signer  # may be replaced at any time
         self._cycle: ControlCycle | None = None
-        self._role = Role(surroundings.leadership, epoch=epoch)
         self._own: dict[str, Request] = {}
         self._woken = asyncio.Event()
         self._told: dict[str, tuple[object, int]] = {}
