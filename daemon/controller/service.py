@@ -45,6 +45,7 @@ from facility.wire import (
 
 LOG = logging.getLogger(__name__)
 
+LEAVE_S: Final = 0.002  # what is ordered is sent before a cycle takes the loop
 STATE_REPEAT_CYCLES: Final = 5
 """An unchanged domain is told again this often, so that its time shows that somebody is there."""
 
@@ -153,8 +154,9 @@ class ControllerService:
         next_s = clock.now_s() + period_s
         while not stopping.is_set():
             await self._wait(next_s, stopping)
-            if self.serve():
-                next_s = clock.now_s()  # leases run out: the first cycle of a leader is now
+            if self._woken.is_set():
+                next_s = clock.now_s() if self.serve() else next_s  # a new leader decides now
+                await asyncio.sleep(LEAVE_S)
             if clock.now_s() + 1e-6 < next_s:
                 continue
             self.decide()
