@@ -22,7 +22,7 @@ from controllers.operator import OrdersState
 from controllers.snapshot import Snapshot
 from daemon.bus import Bus
 from daemon.clock import Clock
-from daemon.controller.keeping import OrdersKeeper
+from daemon.controller.keeping import OrdersKeeper, forget
 from daemon.controller.role import Role
 from daemon.controller.steering import Steering
 from daemon.store.audit import Audit
@@ -50,11 +50,6 @@ STATE_REPEAT_CYCLES: Final = 5
 """An unchanged domain is told again this often, so that its time shows that somebody is there."""
 
 
-def _forget(_orders: OrdersState) -> str:
-    """Keep nothing: a demo's orders end with it."""
-    return ""
-
-
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the loop is wired to.
@@ -72,7 +67,7 @@ class Surroundings:
     audit: Audit
     routers: Sequence[RouterPort] = ()
     after_cycle: Callable[[Decision], None] | None = None
-    keep_orders: Callable[[OrdersState], str] = _forget
+    keep_orders: Callable[[OrdersState], str] = forget
     raise_epoch: Callable[[int], int] | None = None
     door: Door | None = None
     signer: Signer | None = None
