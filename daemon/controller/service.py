@@ -349,8 +349,7 @@ class ControllerService:
             return  # the leader answers; without one, nobody does, and the operator is told so
         for answer in answers:
             self._respond(answer)
-        # First what was there before: an order to end it must not be undone by it afterwards.
-        self._hear()
+        self._hear()  # first: what was there before must not undo an order to end it
         requests = (*self._own.values(), *requests)
         self._own = {}
         wall_s = self._to.clock.wall_s()

@@ -141,7 +141,7 @@ class Watch:
         away = host.life is None or host.stopped
         loose = False
         for gpu in host.chassis.gpus:
-            wanted_mhz = asked.get(gpu.uuid, 0) or safe_mhz
+            wanted_mhz = asked.get(gpu.uuid, 0) or 10_000  # who asks for nothing is at fault itself
             if away and now_s > host.allowed_until_s + HELD_S:
                 wanted_mhz = safe_mhz
             elif away:

@@ -176,7 +176,7 @@ def old_epoch(world: World) -> Heal:
         if host.life is None:
             return
         brain, gpu = host.life.brain, world.site.nodes[name].model.gpu
-        epoch = brain.book.epoch - 1
+        epoch = world.epoch_max - 1
         if epoch <= 0:
             return
         if rng.random() < 0.25:

@@ -74,6 +74,8 @@ class Report:
             "lost_audit_records": sum(len(item.lost_audit_records) for item in inside),
             "liveness_failures": sum(bool(item.liveness_failures) for item in inside),
             "unleased_ceilings": sum(len(item.unleased_ceilings) for item in inside),
+            "unramped_rises": sum(len(item.unramped_rises) for item in inside),
+            "unheeded_emergencies": sum(len(item.unheeded_emergencies) for item in inside),
             "failed_cycles": sum(item.failed_cycles for item in results),
             "seeds_tripped": sum(bool(item.trips) for item in inside),
             "inside_ratio": round(len(inside) / max(len(results), 1), 4),

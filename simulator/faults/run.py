@@ -44,6 +44,8 @@ class SeedResult:
     lost_audit_records: list[str] = field(default_factory=list)
     liveness_failures: list[str] = field(default_factory=list)
     unleased_ceilings: list[str] = field(default_factory=list)
+    unramped_rises: list[str] = field(default_factory=list)
+    unheeded_emergencies: list[str] = field(default_factory=list)
     failed_cycles: int = 0
     late_alarms: tuple[str, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
@@ -56,6 +58,7 @@ class SeedResult:
         """Everything that must not happen inside the assumptions, a sentence each."""
         found = [*self.trips, *self.thermal_shutdowns, *self.lost_audit_records]
         found += [*self.liveness_failures, *self.unleased_ceilings]
+        found += [*self.unramped_rises, *self.unheeded_emergencies]
         if self.failed_cycles:
             found.append(f"{self.failed_cycles} cycles ended in an exception")
         return found
@@ -248,6 +251,14 @@ class _Run:
         result.unleased_ceilings = [
             f"{name} runs above its safe ceiling without a lease at {at_s:.1f} s"
             for at_s, name in self.witness.unleased
+        ]
+        result.unramped_rises = [
+            f"{name} is granted more than a step of its ramp at {at_s:.1f} s"
+            for at_s, name in self.witness.unramped
+        ]
+        result.unheeded_emergencies = [
+            f"{name} has not acted on an emergency that it heard at {at_s:.1f} s"
+            for at_s, name in self.witness.unheeded
         ]
         for host in world.controllers:
             result.failed_cycles += host.failures_count

@@ -14,9 +14,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from facility.wire import Codec, Emergency, Lease, Response, WireError
+from simulator.faults.hosts import NodeHost
 from simulator.faults.parts import AuditRecord
 from simulator.faults.world import DEPOSED, World
 
+UNLOCKED_MHZ: Final = 10_000
+LEASES_KEPT: Final = 24
+ARMED_LEASES: Final = 6
+HEARD_S: Final = 2.5
+"""An emergency has reached everybody who could be reached within this."""
 GRACE_S: Final = 1.0
 """Between the end of every lease and the moment at which a node must have asked for less."""
 COMMIT_S_MAX: Final = 1.2
@@ -30,13 +36,23 @@ class _Frame(Struct):
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """One lease as it left: true time of its end at the latest, and what it allows."""
+
+    ends_s: float
+    session: str
+    decision: tuple[int, int]
+    highest_mhz: int
+    armed_mhz: dict[str, int]
+
+
 @dataclass(slots=True)
 class _NodeLog:
     """What the broker has seen of one node."""
 
     frames: dict[tuple[str, int], float] = field(default_factory=dict)
-    leases: list[tuple[float, int, int]] = field(default_factory=list)
-    """(ends at, epoch, highest ceiling)."""
+    leases: list[_Granted] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +77,13 @@ class Witness:
         self._logs: dict[str, _NodeLog] = defaultdict(_NodeLog)
         self._factor = lease_factor
         self._told: dict[str, tuple[str, tuple[tuple[str, int], ...]]] = {}
+        self.unramped: list[tuple[float, str]] = []
+        """When which node was granted more than one step of its ramp."""
+        self.unheeded: list[tuple[float, str]] = []
+        """When which node did not act on an emergency that it must have heard."""
         self._since_s: dict[str, float] = {}
+        self._clear_since_s: dict[str, float] = {}
+        self._declared: dict[str, tuple[float, tuple[str, ...]]] = {}
         world.broker.taps.append(self._tap)
 
     def _tap(self, topic: str, payload: bytes) -> None:
@@ -89,22 +111,47 @@ class Witness:
     def _lease(self, name: str, lease: Lease) -> None:
         if lease.decision_id == DEPOSED:
             return  # sent again by a broker that had stood still
+        self._world.epoch_max = max(self._world.epoch_max, lease.epoch)
         now_s, log = self._world.timeline.now_s, self._logs[name]
         taken_s = log.frames.get((lease.session, lease.basis_seq), -math.inf)
         highest_mhz = max(lease.ceilings_mhz.values(), default=0)
-        log.leases.append((taken_s + lease.lease_s / self._factor, lease.epoch, highest_mhz))
-        if len(log.leases) > 24:
-            del log.leases[:12]
+        granted = _Granted(
+            taken_s + lease.lease_s / self._factor,
+            lease.session,
+            _order(lease.decision_id),
+            highest_mhz,
+            lease.contingency_ceilings_mhz,
+        )
+        if log.leases:
+            self._check_ramp(name, log.leases[-1], granted)
+        log.leases.append(granted)
+        if len(log.leases) > LEASES_KEPT:
+            del log.leases[: LEASES_KEPT // 2]
         armed = tuple(sorted(lease.contingency_ceilings_mhz.items()))
         news = (str(highest_mhz), armed)
         if self._told.get(name) != news:
             self._told[name] = news
             self.acted.append(Acted(now_s, "lease", (lease.decision_id, name, str(highest_mhz))))
 
+    def _check_ramp(self, name: str, before: _Granted, now: _Granted) -> None:
+        """Whether a ceiling rises faster than it may from one cycle to the next."""
+        control, gpu = self._world.site.control, self._world.site.nodes[name].model.gpu
+        (epoch, number), (before_epoch, before_number) = now.decision, before.decision
+        if epoch != before_epoch or number != before_number + 1 or now.session != before.session:
+            return
+        step_mhz = control.raise_ratio_per_s * control.cycle_s * gpu.clock_mhz_max
+        rise_mhz = now.highest_mhz - before.highest_mhz
+        if rise_mhz > step_mhz + gpu.clock_mhz_step:
+            self.unramped.append((self._world.timeline.now_s, name))
+
     def _emergency(self, emergency: Emergency) -> None:
         if emergency.by == DEPOSED:
             return
         key = (emergency.domain, str(emergency.epoch), str(emergency.sequence))
+        if not emergency.active:
+            self._declared.pop(emergency.domain, None)
+        elif self._declared.get(emergency.domain, (0.0, ()))[1] != emergency.active:
+            self._declared[emergency.domain] = (self._world.timeline.now_s, emergency.active)
         self.acted.append(Acted(self._world.timeline.now_s, "emergency", key))
 
     def _response(self, response: Response) -> None:
@@ -119,21 +166,69 @@ class Witness:
         """
         now_s = self._world.timeline.now_s
         for name, host in self._world.nodes.items():
+            line = host.line
             if host.life is None or host.stopped:
                 self._since_s.pop(name, None)
+                self._clear_since_s.pop(name, None)
                 continue
-            gpus = host.life.brain.view.gpus.values()
-            asked_mhz = (gpu.lock.requested_mhz for gpu in gpus if not gpu.lost)
-            highest_mhz = max(asked_mhz, default=0)
+            asked_mhz = _asked_mhz(host)
             leases = self._logs[name].leases
-            allowed = highest_mhz <= host.config.safe_ceiling_mhz or any(
-                ends_s > now_s and mhz >= highest_mhz for ends_s, _, mhz in leases
+            allowed = asked_mhz <= host.config.safe_ceiling_mhz or any(
+                item.ends_s > now_s and item.highest_mhz >= asked_mhz for item in leases
             )
-            if allowed:
-                self._since_s.pop(name, None)
-            elif now_s - self._since_s.setdefault(name, now_s) >= GRACE_S:
-                self._since_s[name] = math.inf
+            if self._lasts(f"lease {name}", not allowed):
                 self.unleased.append((now_s, name))
+            if line is None or not line.connected or line.is_cut or self._weather_is_bad():
+                self._clear_since_s.pop(name, None)
+            else:
+                self._clear_since_s.setdefault(name, now_s)
+            deaf = self._is_deaf(host, asked_mhz)
+            if self._lasts(f"emergency {name}", deaf):
+                self.unheeded.append((now_s, name))
+
+    def _weather_is_bad(self) -> bool:
+        world = self._world
+        late = world.weather.extra_s_max > 0.0 or world.weather.loss_ratio > 0.0
+        return late or not world.broker.up or world.broker.frozen
+
+    def _lasts(self, key: str, wrong: bool) -> bool:
+        """Whether something has been wrong for the whole grace, told once."""
+        now_s = self._world.timeline.now_s
+        if not wrong:
+            self._since_s.pop(key, None)
+            return False
+        if now_s - self._since_s.setdefault(key, now_s) < GRACE_S:
+            return False
+        self._since_s[key] = math.inf
+        return True
+
+    def _is_deaf(self, host: NodeHost, asked_mhz: int) -> bool:
+        """Whether a node runs above what its leases say for an emergency that it has heard."""
+        clear_s = self._clear_since_s.get(host.name)
+        if clear_s is None:
+            return False
+        heard_s = self._world.timeline.now_s - HEARD_S
+        leases = self._logs[host.name].leases[-ARMED_LEASES:]
+        for domain in host.config.domains:
+            since_s, active = self._declared.get(domain, (math.inf, ()))
+            if max(since_s, clear_s) > heard_s:
+                continue
+            brake_mhz = host.config.brake_ceiling_mhz
+            for name in active:
+                allowed = [item.armed_mhz.get(name, brake_mhz) for item in leases]
+                if asked_mhz > max(allowed, default=asked_mhz):
+                    return True
+        return False
+
+
+def _asked_mhz(host: NodeHost) -> int:
+    """The highest ceiling that an agent asks for; a GPU that it asks nothing of runs unlocked."""
+    assert host.life is not None
+    highest_mhz = 0
+    for gpu in host.life.brain.view.gpus.values():
+        if not gpu.lost:
+            highest_mhz = max(highest_mhz, gpu.lock.requested_mhz or UNLOCKED_MHZ)
+    return highest_mhz
 
 
 class AuditCheck:

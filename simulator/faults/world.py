@@ -64,6 +64,8 @@ class World:
         """Those that are physically there, and since when."""
         self.events: list[tuple[float, Event]] = []
         self.injecting = False
+        self.epoch_max = 0
+        """The highest epoch of any lease so far."""
         self.frames: dict[str, tuple[str, int]] = {}
         """Session and number of each node's last frame, off the wire."""
         self._epochs = int(WALL_START_S)
