@@ -225,6 +225,8 @@ def _asked_mhz(host: NodeHost) -> int:
     """The highest ceiling that an agent asks for; a GPU that it asks nothing of runs unlocked."""
     assert host.life is not None
     highest_mhz = 0
+    if not host.life.brain.view.writable:
+        return 0  # without a driver nobody can ask for anything
     for gpu in host.life.brain.view.gpus.values():
         if not gpu.lost:
             highest_mhz = max(highest_mhz, gpu.lock.requested_mhz or UNLOCKED_MHZ)
