@@ -85,10 +85,14 @@ class ControlCycle:
         self._cycles = 0
         self._sequence = 0
 
-    def lead_as(self, epoch: int) -> None:
-        """Go on under a higher epoch, and say every standing order again under it."""
+    def lead_as(self, epoch: int, *, now_s: float) -> None:
+        """Go on under a higher epoch, and say every standing order again under it.
+
+        Whoever led under the epoch in between may have granted anything until just now.
+        """
         assert epoch > self._epoch
         self._epoch = epoch
+        self._ledger.inherit(now_s + self.site.control.lease_s)
         self.orders.say_again()
 
     def stand_by(self) -> None:

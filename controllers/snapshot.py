@@ -81,23 +81,28 @@ class Snapshot:
     nodes: Mapping[str, NodeView]
     active: frozenset[str]
 
-    def epoch_above(self, epoch: int) -> tuple[int, bool]:
+    def epoch_above(self, epoch: int, *, fresh_s: float) -> tuple[int, bool]:
         """The highest epoch above `epoch` that a node obeys, and whether its leader still leads.
 
-        0 when there is none. A node that obeys a higher epoch and holds no lease has been left.
+        0 when there is none. A leader that leads renews leases, and a node acknowledges each, also
+        while a contingency or heat holds it lower. One that has acknowledged nothing for `fresh_s`
+        has been left.
         """
         heard = [
-            view.applied
+            (view.applied, view.applied_at_s)
             for view in self.nodes.values()
             if view.applied is not None
             and view.info is not None
             and view.applied.session == view.info.session
             and view.applied.epoch > epoch
         ]
-        return (
-            max((applied.epoch for applied in heard), default=0),
-            all(applied.reason in ("lease", "ramp") for applied in heard),
+        leads = any(
+            applied.reason not in ("no-lease", "lease-expired")
+            and at_s is not None
+            and self.now_s - at_s < fresh_s
+            for applied, at_s in heard
         )
+        return max((applied.epoch for applied, _ in heard), default=0), leads
 
     @property
     def missing_ratio(self) -> float:

@@ -132,22 +132,42 @@ def test_a_new_leadership_says_every_standing_order_again_under_its_epoch() -> N
     row = Row(site_of())
     row.run(3)
     row.order("brake", domain="row-1")
-    row.cycle.lead_as(99)
+    row.cycle.lead_as(99, now_s=row.now_s)
     decision = row.step()
     assert [(item.active, item.epoch) for item in decision.emergencies] == [(("brake",), 99)]
     assert {lease.epoch for lease in decision.leases} == {99}
 
 
+def test_whoever_led_in_between_may_have_granted_anything_until_now() -> None:
+    row = Row(site_of(), load_ratio=0.3)
+    row.run(10)
+    highest_w = sum(node.model.power_w_max for node in row.site.nodes.values())
+    assert domain(row.step(), "row-1").exposure_w < highest_w
+    row.cycle.lead_as(99, now_s=row.now_s)
+    assert domain(row.step(), "row-1").exposure_w == pytest.approx(highest_w)
+    assert domain(row.run(5), "row-1").exposure_w < highest_w
+
+
 @pytest.mark.parametrize(
-    ("reason", "leads"), [("lease", True), ("lease-expired", False), ("contingency:x", False)]
+    ("reason", "age_s", "leads"),
+    [
+        ("lease", 3.9, True),
+        ("lease", 4.1, False),
+        ("contingency:x", 3.9, True),
+        ("contingency:x", 4.1, False),
+        ("lease-expired", 0.0, False),
+        ("no-lease", 0.0, False),
+    ],
 )
-def test_a_higher_epoch_is_seen_in_what_nodes_report(reason: str, leads: bool) -> None:
+def test_a_higher_epoch_leads_while_nodes_acknowledge_its_leases(
+    reason: str, age_s: float, leads: bool
+) -> None:
     row = Row(site_of())
     row.run(3)
     row.reports("n01", "", epoch=9, reason=reason)
-    snapshot = row.inbox.snapshot(row.now_s, row.wall_s, frozenset())
-    assert snapshot.epoch_above(7) == (9, leads)
-    assert snapshot.epoch_above(9) == (0, True)
+    snapshot = row.inbox.snapshot(row.now_s + age_s, row.wall_s, frozenset())
+    assert snapshot.epoch_above(7, fresh_s=4.0) == (9, leads)
+    assert snapshot.epoch_above(9, fresh_s=4.0) == (0, False)
 
 
 def test_a_node_that_holds_what_nobody_declared_is_told_of_once() -> None:

@@ -163,6 +163,8 @@ def test_an_epoch_that_no_clock_could_set_is_not_believed(
 ) -> None:
     epoch = int(WALL_START_S + row.now_s) + EPOCH_AHEAD_MAX + ahead
     row.reports("n01", "", epoch=epoch, reason="no-lease")
-    found, _ = row.inbox.snapshot(row.now_s, row.wall_s, frozenset()).epoch_above(row.epoch)
+    found, _ = row.inbox.snapshot(row.now_s, row.wall_s, frozenset()).epoch_above(
+        row.epoch, fresh_s=4.0
+    )
     assert (found == epoch) is believed
     assert row.inbox.refused["n01", "impossible-epoch"] == (not believed)

@@ -99,7 +99,7 @@ class Role:
         While somebody leads under it this is told again and again; once nobody renews their
         leases, this controller goes on above it.
         """
-        epoch, leads = snapshot.epoch_above(self.epoch)
+        epoch, leads = snapshot.epoch_above(self.epoch, fresh_s=cycle.site.control.lease_s)
         if not self.leads or not epoch or snapshot.now_s - self._rival_told_s < RIVAL_S:
             return ""  # a standby's nodes are to obey somebody else
         self._rival_told_s = snapshot.now_s
@@ -113,5 +113,5 @@ class Role:
             return f"{abandoned} will lead above it"
         assert raise_epoch is not None
         self.epoch = raise_epoch(epoch)
-        cycle.lead_as(self.epoch)
+        cycle.lead_as(self.epoch, now_s=snapshot.now_s)
         return f"{abandoned} leads as {self.epoch}"
