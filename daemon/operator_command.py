@@ -18,10 +18,11 @@ from typing import Final
 import msgspec
 
 from daemon.exit_codes import EX_FAILED, EX_USAGE
-from daemon.operator.asking import ask, transaction, who
+from daemon.operator.asking import ask, brake_directly, transaction, who
 from daemon.operator.place import Place, add_place_arguments, find_place
 from daemon.trust_files import read_signer
 from facility.signing import Signer
+from facility.topics import check_name
 from facility.wire import Request, Response
 
 TIMEOUT_S: Final = 5.0
@@ -89,6 +90,12 @@ def _contingency_told(data: Values, tried: bool) -> str:
 
 
 def _brake_told(data: Values, tried: bool) -> str:
+    if data.get("direct"):
+        known = "" if data.get("known") else " (nobody has told of it here: is its name right?)"
+        return (
+            f"brake {data.get('domain')}{known}: the broker has it, signed by this key; `ampacity"
+            " status` shows which nodes obey"
+        )
     count = data.get("nodes")
     would = "would go" if tried else "go"
     return f"brake {data.get('domain')}: its {_nodes(count)} {would} to the brake ceiling"
@@ -170,6 +177,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " broker or every controller is silent."
     )
     verb.declare(parser)
+    if parser.prog.split()[-1] == "brake":
+        parser.add_argument(
+            "--direct",
+            action="store_true",
+            help="tell the nodes without a controller; needs a signing key, and only a controller"
+            " ends it",
+        )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
     parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
     parser.add_argument("--yes", action="store_true", help="do not ask, even at a terminal")
@@ -217,7 +231,26 @@ def run(args: argparse.Namespace) -> int:
         if not _agreed(verb.told(tried.data, True)):
             print(f"ampacity {name}: nothing was done", file=sys.stderr)
             return EX_FAILED
+    if getattr(args, "direct", False):
+        return _directly(args, place, request.by, signer)
     answer = asyncio.run(ask(place, request, timeout_s=args.timeout_s, signer=signer))
+    return _tell(args, place, answer)
+
+
+def _directly(args: argparse.Namespace, place: Place, by: str, signer: Signer | None) -> int:
+    """Brake without a controller; returns the exit code."""
+    try:
+        check_name(args.domain)
+    except ValueError as error:
+        print(f"ampacity brake: {error}", file=sys.stderr)
+        return EX_USAGE
+    if signer is None or args.dry_run:
+        what = "has no --dry-run" if args.dry_run else "needs a signing key: --key-file"
+        print(f"ampacity brake: --direct {what}", file=sys.stderr)
+        return EX_USAGE
+    answer = asyncio.run(
+        brake_directly(place, args.domain, by=by, timeout_s=args.timeout_s, signer=signer)
+    )
     return _tell(args, place, answer)
 
 

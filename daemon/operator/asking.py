@@ -19,8 +19,8 @@ from daemon.exit_codes import EX_UNAVAILABLE
 from daemon.operator.place import Place
 from daemon.operator.session import Session, Signal
 from facility.signing import Signer
-from facility.topics import COMMAND
-from facility.wire import Codec, ControllerStatus, Request, Response, WireError, encode
+from facility.topics import COMMAND, STATE
+from facility.wire import Codec, ControllerStatus, Emergency, Request, Response, WireError, encode
 
 
 class NoAnswer(Exception):
@@ -72,6 +72,40 @@ async def ask(
             f" {place.site!r} answered within {timeout_s:g} s: {waiting.guess}."
             " Look at `ampacity status` before you repeat it"
         )
+
+
+async def brake_directly(
+    place: Place, domain: str, *, by: str, timeout_s: float, signer: Signer
+) -> Response:
+    """Declare the brake of a domain to its nodes, without any controller.
+
+    What comes back says that the broker has the message; whether nodes obey, their status shows.
+
+    Raises:
+        BusUnavailable: the broker is not there or refuses us, with the reason.
+        NoAnswer: the broker did not take the message within `timeout_s`.
+    """
+    session = Session(place, timeout_s=timeout_s)
+    topic = session.topics.domain(domain, "emergency")
+    now_s = time.time()
+    emergency = Emergency(
+        domain=domain,
+        active=("brake",),
+        epoch=0,
+        # Grows from message to message of one key, which is what tells a replay.
+        sequence=int(now_s * 1_000),
+        issued_at_s=now_s,
+        by=by,
+    )
+    told: list[bytes] = []
+    session.listen(session.topics.domain(domain, "state"), lambda _t, data, _r: told.append(data))
+    async with session:
+        session.bus.publish(topic, signer.seal(topic, encode(emergency)), STATE, urgent=True)
+        if not await session.bus.flush(timeout_s=timeout_s):
+            raise NoAnswer(f"the broker at {place.where} did not take the message")
+        await session.settle()
+    data: dict[str, str | int | float | bool] = {"domain": domain, "direct": True}
+    return Response(verb="brake", status="ok", data=data | {"known": bool(told)})
 
 
 def transaction() -> str:

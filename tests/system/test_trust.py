@@ -24,14 +24,14 @@ import pytest
 from daemon.trust_files import read_signer
 from facility.compiler import compile_site
 from facility.config import BrokerConfig
-from facility.example import row_site
+from facility.example import operator_config, operator_yaml, row_site
 from facility.signing import Signer
 from facility.wire import Codec, Emergency, Event, Lease, Request, Response, encode
 from tests.secured import SecuredMosquitto
 from tests.servers import HOST, take_free_port
 from tests.signatures import STRANGER
 from tests.system.listener import Listener
-from tests.system.processes import children_of, monotonic_ns, wait_until
+from tests.system.processes import answer, children_of, monotonic_ns, wait_until
 from tests.system.rig import CONTROL, HEALTHY_S, NodeHost, Rig
 
 CODEC = Codec()
@@ -275,6 +275,62 @@ def test_a_request_counts_once_and_only_with_an_operators_key(site: SecuredRig) 
     ):
         site.listener.say(topic, payload)
         await_refusal(site, f"cap-{number}")
+
+
+def operator_file(site: SecuredRig, *, key: bool = True) -> Path:
+    """The operator's own file."""
+    path = site.directory / f"operator-{key}.yaml"
+    config = operator_config(
+        site=site.site.name,
+        signing_key_file=site.broker.signing_key["operator"] if key else None,
+        broker=site.broker.broker("operators/operator"),
+    )
+    path.write_text(operator_yaml(config))
+    return path
+
+
+def test_the_operators_commands_sign_what_they_ask(site: SecuredRig) -> None:
+    words = ("cap", "row-1", "1000", "--dry-run", "--json")
+    asked = answer(*words, "--config", operator_file(site))
+    assert (asked.code, json.loads(asked.out)["status"]) == (0, "ok")
+    unsigned = answer(*words, "--config", operator_file(site, key=False))
+    assert unsigned.code == 1
+    assert "this controller wants signed requests" in unsigned.err
+    key = site.broker.signing_key["operator"]
+    asked = answer(*words, "--config", operator_file(site, key=False), "--key-file", key)
+    assert asked.code == 0
+    readable = site.directory / "readable.key"
+    readable.write_bytes(Path(key).read_bytes())
+    refused = answer(*words, "--config", operator_file(site), "--key-file", readable)
+    assert refused.code == 78
+    assert "others may read it" in refused.err
+
+
+def test_an_operator_brakes_the_row_when_there_is_no_controller(site: SecuredRig) -> None:
+    node = next(iter(site.site.nodes.values()))
+    site.controller.kill()
+    told = answer("brake", "row-1", "--direct", "--yes", "--config", operator_file(site))
+    assert told.code == 0
+    assert "nobody has told of it" not in told.out
+    site.wait_ceilings(lambda mhz: mhz == node.model.gpu.brake_ceiling_mhz, "at the brake ceiling")
+    site.controller.start()
+    wait_until(
+        lambda: site.domain("row-1").get("mode") == "brake", "the brake is known", but=site.story
+    )
+    released = answer("release", "row-1", "--config", operator_file(site))
+    assert released.code == 0
+    site.heal()
+
+
+def test_a_direct_brake_needs_a_key_and_a_name_that_can_be_one(site: SecuredRig) -> None:
+    for words, file, expected in (
+        (("row-1",), operator_file(site, key=False), "needs a signing key"),
+        (("row-1", "--dry-run"), operator_file(site), "has no --dry-run"),
+        (("row/#",), operator_file(site), "is no topic level"),
+    ):
+        refused = answer("brake", *words, "--direct", "--yes", "--config", file)
+        assert refused.code == 2
+        assert expected in refused.err
 
 
 def test_keys_are_changed_without_one_lease_that_ends(site: SecuredRig) -> None:
