@@ -271,6 +271,13 @@ class Inbox:
                 )
             )
 
+    def refused_by_reason(self) -> dict[str, int]:
+        """How many messages were refused for each reason, whoever sent them."""
+        found: Counter[str] = Counter(dict.fromkeys(_FORGERIES, 0))
+        for (_sender, reason), count in self.refused.items():
+            found[reason] += count
+        return found
+
     def take_requests(self) -> tuple[Request, ...]:
         """The operators' requests since the last call, oldest first."""
         return _taken(self._requests)

@@ -84,6 +84,7 @@ def account(
     """The configuration of a client with an account; the password lies in a file."""
     path = directory / f"{username}.password"
     path.write_text(f"{password}\n")
+    path.chmod(0o600)
     return at(server, username=username, password_file=str(path), **keys)
 
 

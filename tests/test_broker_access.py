@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.bus import Bus, BusUnavailable
+from daemon.bus import Bus, BusUnavailable, SecretsError
 from daemon.keys import authority
 from facility.config import BrokerConfig
 from facility.topics import COMMAND, STATE, Topics
@@ -211,3 +211,18 @@ async def test_a_node_cannot_pose_as_the_broker(server: SecuredMosquitto, tmp_pa
         async with bus:
             with pytest.raises(BusUnavailable, match="certificate verify failed"):
                 await bus.wait_connected(timeout_s=4.0, attempts_max=1)
+
+
+async def test_a_private_key_that_everybody_may_read_is_not_used(
+    server: SecuredMosquitto,
+) -> None:
+    key = server.keys / "nodes/n01.key"
+    for mode, well in ((0o640, True), (0o644, False)):
+        key.chmod(mode)
+        bus = Bus(server.broker("nodes/n01"), identifier="n01", limits=QUICK)
+        if well:
+            async with bus:
+                await bus.wait_connected(timeout_s=10.0)
+            continue
+        with pytest.raises(SecretsError, match=r"broker\.key_file .* mode 0644: everybody"):
+            await bus.start()

@@ -204,3 +204,11 @@ def test_a_flood_of_forgeries_is_told_at_a_falling_rate_and_never_forgotten() ->
     told = [event.sentence for event in house.inbox.take_events()]
     assert len(told) == 7
     assert "(64 by now)" in told[-1]
+
+
+def test_refusals_are_counted_by_reason_from_zero_on() -> None:
+    house = House()
+    assert house.inbox.refused_by_reason()["bad-signature"] == 0
+    house.ask(BRAKE, None)
+    house.declare(emergency("brake"), None)
+    assert house.inbox.refused_by_reason()["unsigned"] == 2

@@ -11,6 +11,7 @@ import math
 import re
 import socket
 import ssl
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +67,26 @@ def _read_password(config: BrokerConfig | LeadershipConfig, section: str) -> str
         return None
     if config.username is None:
         raise SecretsError(f"{section}.password_file needs {section}.username")
+    _check_private(config.password_file, f"{section}.password_file")
     try:
         with Path(config.password_file).open("rb") as file:
             return file.read(SECRET_BYTES_MAX).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SecretsError(f"{section}.password_file {config.password_file}: {error}") from error
+
+
+def _check_private(path: str, key: str) -> None:
+    """Refuse a secret that everybody on this machine may read; a group may, as for a service."""
+    try:
+        found = Path(path).stat().st_mode
+    except OSError:
+        return  # whoever reads it says so better
+    mode = stat.S_IMODE(found)
+    if stat.S_ISREG(found) and mode & stat.S_IRWXO:
+        raise SecretsError(
+            f"{key} {path} has the mode {mode:04o}: everybody may use it, so it is not used;"
+            f" chmod {mode & ~stat.S_IRWXO:o} {path}"
+        )
 
 
 def _read_tls(config: BrokerConfig | LeadershipConfig, section: str) -> ssl.SSLContext | None:
@@ -80,6 +96,8 @@ def _read_tls(config: BrokerConfig | LeadershipConfig, section: str) -> ssl.SSLC
                 f"{section}.certificate_file and {section}.key_file need {section}.ca_file"
             )
         return None
+    if config.key_file is not None:
+        _check_private(config.key_file, f"{section}.key_file")
     try:
         context = ssl.create_default_context(cafile=config.ca_file)
         if config.certificate_file:

@@ -56,8 +56,7 @@ class Surroundings:
 
     `keep_orders` returns what went wrong, empty for nothing. `raise_epoch` returns and records an
     epoch above the one given. `door` says whose requests are believed, everybody's without one;
-    `signer` signs leases and emergencies, which go unsigned without one.
-    Without `leadership` this controller leads alone.
+    `signer` signs leases and emergencies. Without `leadership` this controller leads alone.
     """
 
     bus: Bus
@@ -301,8 +300,9 @@ class ControllerService:
             )
 
     def _counters(self) -> dict[str, float]:
-        counters = self._to.bus.counters
+        counters, refused = self._to.bus.counters, self.inbox.refused_by_reason()
         return {
+            **{f"messages_refused_{word.replace('-', '_')}": n for word, n in refused.items()},
             "messages_refused": float(sum(self.inbox.refused.values())),
             "messages_accepted": float(sum(self.inbox.accepted.values())),
             "bus_messages_published": float(counters.published),
@@ -333,7 +333,7 @@ class ControllerService:
 
     def _sealed(self, topic: str, body: bytes) -> bytes:
         """The message under our signature, if we have one."""
-        return body if self.signer is None else self.signer.seal(topic, body)
+        return self.signer.seal(topic, body) if self.signer else body
 
     def _publish_emergencies(self, emergencies: Sequence[Emergency]) -> None:
         for emergency in emergencies:
