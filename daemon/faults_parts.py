@@ -133,11 +133,10 @@ class HostedController:
 
     def __init__(self, seat: ControllerSeat) -> None:
         disk = self._disk = seat.disk
-        self._orders = seat.orders
-        self._above = seat.epoch_above
         self._clock = seat.clock
-        epoch = self._raise_epoch(0)
-        orders = seat.orders.read(ORDERS_NAME)
+        candidacy = seat.candidacy
+        epoch = 0 if candidacy is not None else self._raise_epoch(0)
+        orders = disk.read(ORDERS_NAME)
         self._audit = MemoryAudit(disk, wall_s=seat.clock.wall_s, monotonic_s=seat.clock.now_s)
         self._service = ControllerService(
             seat.site,
@@ -149,6 +148,7 @@ class HostedController:
                 audit=cast("Audit", self._audit),
                 keep_orders=self._keep_orders,
                 raise_epoch=self._raise_epoch,
+                leadership=candidacy,
             ),
             name=seat.name,
             session=seat.session,
@@ -156,10 +156,17 @@ class HostedController:
             orders=None if orders is None else msgspec.json.decode(orders, type=OrdersState),
         )
         self._service.subscribe()
+        if candidacy is not None:
+            candidacy.changed = self._turn
+            candidacy.start()
+
+    def _turn(self) -> None:
+        """The lock has changed: the first cycle of a leader is now."""
+        self._service.wake()
+        if self._service.serve():
+            self._service.decide()
 
     def _raise_epoch(self, above: int) -> int:
-        if self._above is not None:
-            return self._above(above)
         before = int(self._disk.read(EPOCH_NAME) or b"0")
         epoch = epoch_after(before, wall_s=self._clock.wall_s(), above=above)
         try:
@@ -170,7 +177,7 @@ class HostedController:
 
     def _keep_orders(self, state: OrdersState) -> str:
         try:
-            self._orders.write(ORDERS_NAME, msgspec.json.encode(state))
+            self._disk.write(ORDERS_NAME, msgspec.json.encode(state))
         except OSError as error:
             return f"cannot write the orders: {error}; a restart would forget this order"
         return ""
@@ -184,9 +191,9 @@ class HostedController:
         """Take up the cycle."""
         self._service.begin()
 
-    def serve(self) -> None:
+    def serve(self) -> bool:
         """Requests."""
-        self._service.serve()
+        return self._service.serve()
 
     def decide(self) -> None:
         """One cycle."""

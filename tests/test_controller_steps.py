@@ -46,10 +46,8 @@ class Room:
             name="first",
             session="c-1",
             disk=self.disk,
-            orders=self.disk,
             line=self.line(),
             clock=clock,
-            epoch_above=None,
         )
         life = self.parts.controller(seat)
         life.begin()

@@ -15,6 +15,7 @@ from facility.config import AgentConfig
 from facility.topics import Topics
 from facility.wire import ControllerStatus, NodeStatus, encode
 from simulator.faults.disk import Disk
+from simulator.faults.election import Candidacy
 from simulator.faults.gpu import Chassis
 from simulator.faults.hands import HangingHands
 from simulator.faults.network import Broker, Line
@@ -33,8 +34,6 @@ COMMIT_S: Final = 0.5
 """Between two commits of the audit, as live."""
 MAIL_S: Final = 0.005
 """From a message's arrival until its process has acted on it."""
-TAKEOVER_S: Final = 3.0
-"""A standby leads this long after the leader was last seen."""
 
 
 class NodeHost:
@@ -218,6 +217,7 @@ class ControllerHost:
         self.disk = disk
         self.life: ControllerLife | None = None
         self.line: Line | None = None
+        self.candidacy: Candidacy | None = None
         self.stopped = False
         self.wanted = False
         """Whether this host should run a controller."""
@@ -231,7 +231,6 @@ class ControllerHost:
         self._seat = seat
         self._timeline = broker.timeline
         self._serial = 0
-        self._quits = False
 
     def start(self) -> None:
         """The supervisor starts the controller, again and again until it can start."""
@@ -249,6 +248,8 @@ class ControllerHost:
             life = self._parts.controller(seat)
         except CannotStart:
             line.close(will=False)
+            if seat.candidacy is not None:
+                seat.candidacy.close()
             self._timeline.after(2.0, self._try_start)
             return
         topics = Topics(seat.site.name)
@@ -256,7 +257,7 @@ class ControllerHost:
             controller=self.name, state="lost", leader=False, epoch=0, session=session
         )
         line.will = (topics.controller_status(self.name), encode(status))
-        self.life, self.line = life, line
+        self.life, self.line, self.candidacy = life, line, seat.candidacy
         life.begin()
         self._timeline.after(0.02 + 0.1 * self._rng.random(), line.connect)
         self._serial += 1
@@ -276,9 +277,6 @@ class ControllerHost:
             self._timeline.after(0.25, lambda: self._cycle(serial, period_s))
             return
         self.life.decide()
-        if self._quits:
-            self.quit()
-            return
         self._timeline.after(period_s, lambda: self._cycle(serial, period_s))
 
     def _commit(self, serial: int) -> None:
@@ -292,7 +290,10 @@ class ControllerHost:
         assert self.life is not None
         self.failures_count += self.life.failures_count
         self.life = None
-        self.stopped = self._quits = False
+        self.stopped = False
+        if self.candidacy is not None:
+            self.candidacy.close()
+            self.candidacy = None
         self._serial += 1
         self.disk.crash()
         if self.line is not None:
@@ -316,18 +317,22 @@ class ControllerHost:
         """It stands still."""
         if self.life is not None:
             self.stopped = True
+            if self.candidacy is not None:
+                self.candidacy.stopped = True
             if self.line is not None:
                 self.line.pause()
 
-    def resume(self, *, deposed: bool) -> None:
-        """It goes on; a deposed leader finds out after one more cycle."""
+    @property
+    def leads(self) -> bool:
+        """Whether it may speak now."""
+        return self.life is not None and (self.candidacy is None or self.candidacy.may_speak())
+
+    def resume(self) -> None:
+        """It goes on where it stood, with what it had."""
         if self.life is not None and self.stopped:
             self.stopped = False
-            self._quits = deposed
+            if self.candidacy is not None:
+                self.candidacy.stopped = False
             if self.line is not None:
                 self.line.resume()
             self.life.serve()
-
-    def resume_disk(self) -> None:
-        """The disk takes writes again."""
-        self.disk.full = False

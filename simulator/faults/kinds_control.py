@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulator.faults.hosts import TAKEOVER_S, ControllerHost
 from simulator.faults.world import World
 
 Heal = Callable[[], None]
@@ -16,58 +15,54 @@ def _note_loss(world: World) -> None:
 
 
 def controller_crash(world: World) -> Heal | None:
-    """The controller is killed; its supervisor starts it again, or its standby takes over."""
+    """The leader is killed; a standby takes over, if there is one; its supervisor restarts it."""
     host = world.leader
     if host is None:
         return None
     host.crash()
     _note_loss(world)
-    if world.pair and world.rng.random() < 0.7:
-        _standby_takes_over(world, host)
-        return lambda: None
     return host.start
 
 
-def _standby_takes_over(world: World, host: ControllerHost) -> None:
-    host.wanted = False
-    other = next(item for item in world.controllers if item is not host)
-    world.counts["state:takeover"] += 1
-    world.timeline.after(TAKEOVER_S * (0.5 + world.rng.random()), other.start)
+def standby_crash(world: World) -> Heal | None:
+    """The controller that stands by is killed."""
+    hosts = [host for host in world.controllers if host.life is not None and not host.leads]
+    if not hosts:
+        return None
+    hosts[0].crash()
+    return hosts[0].start
 
 
 def controller_hang(world: World) -> Heal | None:
-    """The controller stands still, and goes on with what it had."""
+    """The leader stands still, perhaps until its standby leads, and goes on with what it had."""
     host = world.leader
     if host is None or host.stopped:
         return None
     host.stop()
     _note_loss(world)
-    return lambda: host.resume(deposed=False)
+    if world.pair and any(line_is_cut(world, name) for name in world.nodes):
+        world.counts["state:leader-hangs-in-partition"] += 1
+    return host.resume
 
 
-def takeover(world: World) -> Heal | None:
-    """The leader stands still until its standby leads; then it goes on with its old epoch."""
-    host = world.leader
-    if host is None or not world.pair or host.stopped:
+def store_lost(world: World) -> Heal | None:
+    """The consensus store answers nobody, or not one of the two, or takes writes without a word."""
+    if not world.pair:
         return None
-    host.stop()
-    host.wanted = False
-    _note_loss(world)
-    if any(line_is_cut(world, name) for name in world.nodes):
-        world.counts["state:takeover-in-partition"] += 1
-    _standby_takes_over(world, host)
-    world.timeline.after(TAKEOVER_S * 1.5 + world.rng.uniform(0.1, 6.0), lambda: _comes_back(host))
-    return lambda: None
+    names = [host.name for host in world.controllers]
+    chosen = names if world.rng.random() < 0.4 else [world.rng.choice(names)]
+    world.store.unreachable.update(chosen)
+
+    def heal() -> None:
+        world.store.unreachable.difference_update(chosen)
+
+    return heal
 
 
 def line_is_cut(world: World, name: str) -> bool:
     """Whether a node cannot be reached, or cannot reach anybody."""
     line = world.nodes[name].line
     return line is not None and line.is_cut
-
-
-def _comes_back(host: ControllerHost) -> None:
-    host.resume(deposed=True)
 
 
 def disk_full(world: World) -> Heal | None:

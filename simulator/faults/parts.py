@@ -5,7 +5,7 @@ The simulator may not import processes, so agents and controllers come from outs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from facility.ports import GpuPort
 from facility.topology import Site
 from facility.wire import GpuIdentity
 from simulator.faults.disk import Disk
+from simulator.faults.election import Candidacy
 from simulator.faults.network import Line
 from simulator.faults.timeline import HostClock
 
@@ -38,20 +39,15 @@ class AgentSeat:
 
 @dataclass(frozen=True, slots=True)
 class ControllerSeat:
-    """Where one life of a controller runs.
-
-    `epoch_above` gives a fresh epoch above another, where a consensus store elects the leader; the
-    standing orders are then in that store, too, else on the disk.
-    """
+    """Where one life of a controller runs; without a candidacy it leads alone."""
 
     site: Site
     name: str
     session: str
     disk: Disk
-    orders: Disk
     line: Line
     clock: HostClock
-    epoch_above: Callable[[int], int] | None
+    candidacy: Candidacy | None = None
 
 
 class AgentLife(Protocol):
@@ -83,8 +79,8 @@ class ControllerLife(Protocol):
         """Take up the cycle."""
         ...
 
-    def serve(self) -> None:
-        """Carry out operators' requests that have come."""
+    def serve(self) -> bool:
+        """Carry out requests that have come; whether it has just begun to lead."""
         ...
 
     def decide(self) -> None:

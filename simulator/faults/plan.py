@@ -115,7 +115,7 @@ def _meets(fault: Planned, failures: Sequence[Planned], world: World, reaction: 
         starts_s = failure.at_s - reaction.without_control_s
         ends_s = failure.at_s + reaction.contingency_s(contingency) + 1.0
         lasts_s = fault.at_s + fault.duration_s + RECOVERY_S
-        if fault.kind in ("takeover", "broker-rollback"):
+        if fault.kind == "broker-rollback":
             lasts_s += 15.0
         if matters and fault.at_s < ends_s and lasts_s > starts_s:
             return True

@@ -26,7 +26,7 @@ STATES: Final = (
     "state:spike-in-contingency",
     "state:spike-without-controller",
     "state:takeover",
-    "state:takeover-in-partition",
+    "state:leader-hangs-in-partition",
 )
 """What must have happened in some seed, or the machine has not tried it."""
 CONTINGENCIES: Final = (

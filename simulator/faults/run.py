@@ -219,12 +219,7 @@ class _Run:
         world.plant.clog[:] = 1.0
         world.plant.rate[:] = 0.2
         world.plant.goal[:] = world.plant.goal.clip(0.0, HEALING_LOAD_MAX)
-        if all(item.life is None for item in world.controllers):
-            world.timeline.after(6.0, self._lead_again)
-
-    def _lead_again(self) -> None:
-        if all(item.life is None for item in self.world.controllers):
-            self.world.controllers[0].start()
+        world.store.unreachable.clear()
 
     def _fold(self) -> None:
         """What the run looks like now, into its digest."""
@@ -275,5 +270,6 @@ class _Run:
             result.liveness_failures = shortfalls(service, self._calm)
         result.outside = dict(self.watch.broken)
         result.late_alarms = self.watch.late_alarms(scenario.alarm_s)
+        world.counts["state:takeover"] += world.store.takes_count
         result.counts = world.counts
         result.digest = self._hash.hexdigest()[:16]

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from controllers.leadership import Candidate
 from facility.config import AgentConfig
 from facility.example import agent_config
 from facility.topics import COMMAND, Topics
@@ -18,6 +19,7 @@ from facility.topology import Site
 from facility.wire import Codec, Event, Lease, Request, Response, WireError, encode
 from simulator.faults.dice import dice
 from simulator.faults.disk import Disk
+from simulator.faults.election import Candidacy, ConsensusStore
 from simulator.faults.gpu import Chassis
 from simulator.faults.hosts import ControllerHost, NodeHost
 from simulator.faults.network import Broker, Line, Weather
@@ -71,7 +73,8 @@ class World:
         self._epochs = int(WALL_START_S)
         self.sample_hz = rng.choice((1.0, 1.0, 2.0))
         self.pair = rng.random() < 0.45
-        self._store = Disk(self.timeline, sync_s=0.01)
+        self.store = ConsensusStore()
+        self._ttl_s = rng.choice((1.0, 2.0, 3.0))
         self.nodes = {name: self._node(name) for name in self.site.nodes}
         self.controllers = [self._controller(name) for name in self._names()]
         self.operators = Operators(self)
@@ -131,14 +134,30 @@ class World:
             name=host.name,
             session=session,
             disk=host.disk,
-            orders=self._store if self.pair else host.disk,
             line=line,
             clock=host.clock,
-            epoch_above=self._next_epoch if self.pair else None,
+            candidacy=self._candidacy(host, session) if self.pair else None,
+        )
+
+    def _candidacy(self, host: ControllerHost, session: str) -> Candidacy:
+        candidate = Candidate(
+            holder=host.name,
+            session=session,
+            ttl_s=self._ttl_s,
+            lease_s=self.site.control.lease_s,
+        )
+        return Candidacy(
+            self.store,
+            candidate,
+            holder=host.name,
+            clock=host.clock,
+            timeline=self.timeline,
+            rng=dice(self.rng.random()),
+            fresh_epoch=self._next_epoch,
         )
 
     def _next_epoch(self, above: int) -> int:
-        """The revision of the consensus store that elects one of two controllers."""
+        """An epoch of one's own disk is above the time of day, and above any that was heard of."""
         self._epochs = max(self._epochs + 1, above + 1)
         return self._epochs
 
@@ -160,16 +179,17 @@ class World:
 
     @property
     def leader(self) -> ControllerHost | None:
-        """The controller that runs, if one does."""
-        alive = [host for host in self.controllers if host.life is not None]
-        return alive[-1] if alive else None
+        """The controller that may speak, if one may; one that stands still may lead, too."""
+        leading = [host for host in self.controllers if host.leads]
+        return leading[-1] if leading else None
 
     def begin(self) -> None:
         """Power is on, jobs run, agents and the first controller start."""
         for host in self.nodes.values():
             self.timeline.after(0.3 * self.rng.random(), host.start)
             self.timeline.after(0.5 + 1.5 * self.rng.random(), host.begin_work)
-        self.timeline.after(0.3 * self.rng.random(), self.controllers[0].start)
+        for controller in self.controllers:
+            self.timeline.after(0.3 * self.rng.random(), controller.start)
         self.operators.begin()
 
     def step(self, now_s: float) -> None:

@@ -18,7 +18,7 @@ def main() -> int:
     part = sys.argv[1] if len(sys.argv) > 1 else ""
     places = [place for place, bug in enumerate(BUGS) if part in bug.name]
     missed = 0
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), max_tasks_per_child=1) as pool:
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
         for place, seed, problem in pool.map(hunt, places):
             bug = BUGS[place]
             missed += seed is None

@@ -24,7 +24,7 @@ def first_seed(within: int) -> tuple[int | None, str]:
 
 
 def hunt(place: int) -> tuple[int, int | None, str]:
-    """Plant bug number `place` in this process and look for it; the process is not used again."""
+    """Plant bug number `place` in this process, look for it, and take it out again."""
     logging.disable(logging.CRITICAL)
     bug = BUGS[place]
     with pytest.MonkeyPatch.context() as patch:
