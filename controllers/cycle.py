@@ -14,12 +14,13 @@ import numpy as np
 from controllers.alarms import EnvelopeAlarms
 from controllers.contingency import Prearmed
 from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
+from controllers.holding import held
 from controllers.ledger import Clamped, Ledger
 from controllers.need import needs
 from controllers.nodes_power import NodesPower
 from controllers.operator import Orders
 from controllers.policies import make_policy
-from controllers.policy import Proposal, Situation
+from controllers.policy import Situation
 from controllers.reaction import HopWatch, ReactionMeter
 from controllers.report import Outcome, Reporter, headline
 from controllers.routing import Router, Steering
@@ -153,7 +154,7 @@ class ControlCycle:
         proposal = self._policy.propose(situation)
         brake = proposal.brake | self._ordered_brakes()
         blind = self._blind(heat)
-        held_mhz = self._held(situation, proposal, brake, missing, blind)
+        held_mhz = held(situation, proposal, brake=brake, missing=missing, blind=blind)
         clamped = self._clamp(now_s, held_mhz, movable, unlocked)
         ceiling_mhz = clamped.ceiling_mhz
         prearmed = self._prearm(situation, exposure_w, ceiling_mhz)
@@ -306,27 +307,6 @@ class ControlCycle:
         """Per node whether nobody in its zone reports a temperature."""
         zones = {name for name, reading in heat.items() if reading.excess_c is None}
         return np.array([node.zone in zones for node in self.site.nodes.values()])
-
-    def _held(
-        self,
-        situation: Situation,
-        proposal: Proposal,
-        brake: BoolArray,
-        missing: BoolArray,
-        blind: BoolArray,
-    ) -> IntArray:
-        """What is proposed, with rises ramped or forbidden, and brakes over everything."""
-        fleet, control = situation.fleet, situation.control
-        wanted = proposal.ceiling_mhz
-        if control.policy != "none":
-            step_mhz = control.raise_ratio_per_s * control.cycle_s * fleet.clock_mhz_max
-            ramped = situation.ceiling_mhz + np.maximum(step_mhz, fleet.clock_mhz_step)
-            wanted = np.minimum(wanted, ramped)
-        braked = (situation.shares[brake] > 0.0).any(axis=0)
-        wanted = np.where(braked, np.minimum(wanted, fleet.brake_ceiling_mhz), wanted)
-        still = blind | np.full_like(blind, situation.hold)
-        wanted = np.where(still, np.minimum(wanted, situation.ceiling_mhz), wanted)
-        return np.where(missing, situation.ceiling_mhz, fleet.snap_mhz(wanted))
 
     def _clamp(
         self, now_s: float, proposed_mhz: IntArray, movable: BoolArray, unlocked: BoolArray
