@@ -100,12 +100,10 @@ def _unclamped(
     return dataclasses.replace(clamped, ceiling_mhz=proposed)
 
 
-def _without_ramp(
-    original: Callable[..., Any], cycle: Any, situation: Any, *args: Any, **values: Any
-) -> Any:
-    control = situation.control
-    free = msgspec.structs.replace(control, raise_ratio_per_s=1.0)
-    return original(cycle, dataclasses.replace(situation, control=free), *args, **values)
+def _without_ramp(original: Callable[..., Any], *args: Any, **values: Any) -> Any:
+    situation = original(*args, **values)
+    free = msgspec.structs.replace(situation.control, raise_ratio_per_s=1.0)
+    return dataclasses.replace(situation, control=free)
 
 
 def _nothing(_original: Callable[..., Any], *_args: Any, **_values: Any) -> None:
@@ -189,8 +187,8 @@ BUGS: Final = (
         _wrapped(Ledger, "clamp", _unclamped), 60,
     ),
     Bug(
-        "ceilings rise without a ramp", "ControlCycle._held",
-        _wrapped(ControlCycle, "_held", _without_ramp), 8,
+        "ceilings rise without a ramp", "ControlCycle._situation",
+        _wrapped(ControlCycle, "_situation", _without_ramp), 8,
     ),
     Bug(
         "missing nodes count as zero, others as half", "NodesPower.estimate_w",
