@@ -51,6 +51,7 @@ class Orders:
         """Contingencies found on the bus that the site file does not know, by domain."""
         self._holders: dict[str, set[str]] = {}
         self._announced: dict[str, tuple[str, ...]] = {}
+        self._said_as: dict[str, int] = {}
         self._again: set[str] = set()
         self._sequence = 0
         self._verbs: dict[str, Callable[[Request, bool], Answer]] = {
@@ -133,6 +134,7 @@ class Orders:
                 continue
             self._again.discard(domain)
             self._announced[domain] = active
+            self._said_as[domain] = epoch
             self._sequence += 1
             messages.append(
                 Emergency(
@@ -154,6 +156,11 @@ class Orders:
         stands until an operator ends it.
         """
         if emergency.domain not in self._site.domains:
+            return
+        if 0 < emergency.epoch < self._said_as.get(emergency.domain, 0):
+            # A deposed leader's word of before ours, said again when it reconnected: what was
+            # ended since stays ended, and what the broker keeps of it is replaced.
+            self._again.add(emergency.domain)
             return
         if emergency.active:
             self._again.add(emergency.domain)  # under our own epoch, or nobody could end it

@@ -57,9 +57,9 @@ class Room:
     def run(self) -> None:
         self.timeline.run_until(self.timeline.now_s + 0.5)
 
-    def declare(self, *active: str) -> None:
+    def declare(self, *active: str, epoch: int = 7) -> None:
         emergency = Emergency(
-            domain="row-1", active=active, epoch=7, sequence=1, issued_at_s=0.0, by="earlier"
+            domain="row-1", active=active, epoch=epoch, sequence=1, issued_at_s=0.0, by="earlier"
         )
         self.other.publish(TOPICS.domain("row-1", "emergency"), encode(emergency), STATE)
         self.run()
@@ -84,6 +84,30 @@ def test_an_order_to_end_a_contingency_before_the_first_cycle_is_not_undone_by_i
     controller.decide()
     room.run()
     assert room.declared[-1] == ()
+
+
+def test_what_a_deposed_leader_says_again_does_not_undo_what_was_ended_since() -> None:
+    room = Room()
+    room.declare("ups-a-lost")
+    controller = room.controller()
+    controller.decide()
+    room.ask("ups-a-lost", on=False)
+    controller.serve()
+    room.declare("ups-a-lost")
+    controller.decide()
+    room.run()
+    assert room.declared[-2:] == [("ups-a-lost",), ()]
+
+
+def test_an_operators_own_word_counts_whatever_was_said_before() -> None:
+    room = Room()
+    controller = room.controller()
+    room.ask("ups-a-lost", on=False)
+    controller.serve()
+    room.declare("brake", epoch=0)
+    controller.decide()
+    room.run()
+    assert room.declared[-1] == ("brake",)
 
 
 def test_a_contingency_found_on_the_bus_goes_on_under_a_new_controller() -> None:

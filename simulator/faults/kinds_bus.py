@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from facility.wire import Emergency, Lease, encode
+from simulator.faults.hosts import NodeHost
 from simulator.faults.network import Line
 from simulator.faults.world import DEPOSED, World
 
@@ -171,16 +172,11 @@ def old_epoch(world: World) -> Heal:
     rng, topics = world.rng, world.topics
 
     def send() -> None:
-        name = rng.choice(list(world.nodes))
-        host = world.nodes[name]
-        if host.life is None:
-            return
-        brain, gpu = host.life.brain, world.site.nodes[name].model.gpu
         epoch = world.epoch_max - 1
         if epoch <= 0:
             return
         if rng.random() < 0.25:
-            domain = rng.choice(host.config.domains)
+            domain = rng.choice(list(world.site.domains))
             message = Emergency(
                 domain=domain,
                 active=(),
@@ -189,22 +185,29 @@ def old_epoch(world: World) -> Heal:
                 issued_at_s=0.0,
                 by=DEPOSED,
             )
-            topic, payload = topics.domain(domain, "emergency"), encode(message)
-        else:
-            lease = Lease(
-                node=name,
-                session=brain.session,
-                basis_seq=world.frames.get(name, ("", 1))[1],
-                epoch=epoch,
-                sequence=10**6 + int(world.timeline.now_s * 10),
-                decision_id=DEPOSED,
-                lease_s=60.0,
-                ceilings_mhz={gpu_.uuid: gpu.clock_mhz_max for gpu_ in host.chassis.gpus},
-            )
-            topic, payload = topics.node(name, "lease"), encode(lease)
-        world.inject(topic, payload, retain=True)
+            world.inject(topics.domain(domain, "emergency"), encode(message), retain=True)
+        for name, host in world.nodes.items():
+            if host.life is not None:
+                lease = _forged(world, name, host, epoch)
+                world.inject(topics.node(name, "lease"), encode(lease), retain=True)
 
     return _again_and_again(world, send)
+
+
+def _forged(world: World, name: str, host: NodeHost, epoch: int) -> Lease:
+    """A lease for everything, in answer to the node's newest frame."""
+    session, seq = world.frames.get(name, ("none", 1))
+    highest_mhz = world.site.nodes[name].model.gpu.clock_mhz_max
+    return Lease(
+        node=name,
+        session=session,
+        basis_seq=seq,
+        epoch=epoch,
+        sequence=10**6 + int(world.timeline.now_s * 10),
+        decision_id=DEPOSED,
+        lease_s=60.0,
+        ceilings_mhz={gpu.uuid: highest_mhz for gpu in host.chassis.gpus},
+    )
 
 
 def flood(world: World) -> Heal:

@@ -290,7 +290,7 @@ def heatsink_clogged(world: World) -> Heal | None:
     gpu = _gpu(world)
     if gpu is None or gpu.thermometer_stuck_c is not None or gpu.garbage or gpu.stuck:
         return None
-    world.plant.clog[gpu.index] = world.rng.uniform(1.15, 1.45)
+    world.plant.clog[gpu.index] = world.rng.uniform(1.3, 2.0)
 
     def heal() -> None:
         world.plant.clog[gpu.index] = 1.0

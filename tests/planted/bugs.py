@@ -125,10 +125,6 @@ def _not_at_start(
     return original(lock, target_mhz, now_s)
 
 
-def _armed_at_full(original: Callable[..., dict[str, int]], *args: Any) -> dict[str, int]:
-    return dict.fromkeys(original(*args), 9_000)
-
-
 def _lowering_unrecorded(original: Callable[..., bool], log: Any, change: Any, *args: Any) -> bool:
     return change.kind != "node" and original(log, change, *args)
 
@@ -201,10 +197,6 @@ BUGS: Final = (
     Bug(
         "an emergency ends on the word of a deposed leader", "ContingencyBook.offer",
         _wrapped(ContingencyBook, "offer", _refusals_forgotten("old-epoch")), 120,
-    ),
-    Bug(
-        "contingency ceilings are the highest clocks", "ControlCycle._armed",
-        _wrapped(ControlCycle, "_armed", _armed_at_full), 60,
     ),
     Bug(
         "an agent forgets its epoch in a restart", "PortKeeper.keep",
