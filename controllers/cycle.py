@@ -81,6 +81,7 @@ class ControlCycle:
         self._reporter = Reporter(site)
         self._silent = control.shadow
         self._active: frozenset[str] = frozenset()
+        self._was_silent = False
         self._prearmed_mhz: dict[str, IntArray] = {}
         self._last_s: float | None = None
         self._cycles = 0
@@ -140,6 +141,10 @@ class ControlCycle:
         self._ledger.react_within(self.reactions.reaction)
         decision_id = f"{self._epoch}-{self._cycles}"
         mass_silence = is_mass_silence(snapshot, control.missing_ratio_max)
+        if mass_silence != self._was_silent:
+            # What is counted jumps to worst cases and back: that is no load, and nothing to learn.
+            self._forecaster.forget(np.ones(len(self.site.domains), dtype=np.bool_))
+            self._was_silent = mass_silence
         views = list(snapshot.nodes.values())
         missing = np.array([view.missing for view in views])
         since_start_s = now_s - self._started_at_s

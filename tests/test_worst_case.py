@@ -178,3 +178,16 @@ def test_no_number_of_renewals_forgets_a_long_lease() -> None:
     for second in range(5_000):
         book.grant(0, ceiling_mhz=1005, expires_at_s=10_000.0 + second)
     assert book.ceiling_mhz(9_000.0)[0] == 1980
+
+
+def test_a_mass_silence_is_not_learnt_as_load() -> None:
+    """What is counted jumps to the worst case and back; no request has made that rise."""
+    row = Row(site_of(nodes=10), load_ratio=0.3)
+    calm = domain(row.run(200), "row-1")
+    row.silent.update(row.site.nodes)
+    row.run(20)
+    row.silent.clear()
+    back = domain(row.run(20), "row-1")
+    spike_ratio = row.site.control.spike_ratio
+    assert calm.forecast_w <= calm.power_w * (1.0 + spike_ratio)
+    assert back.forecast_w <= back.power_w * (1.001 + spike_ratio)
