@@ -8,7 +8,7 @@ counter.
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from controllers.door import Door, DoorClosed
@@ -32,6 +32,7 @@ from facility.wire import (
 )
 
 REQUESTS_MAX: Final = 256
+PAST_SESSIONS_MAX: Final = 32
 FRAMES_MAX: Final = 16_384
 """Frames and reports kept between two cycles: several of every node of a large row."""
 FRAMES_BYTES_MAX: Final = 64 * 1_024 * 1_024
@@ -61,7 +62,7 @@ def _taken(queue: deque[ItemT]) -> tuple[ItemT, ...]:
 
 @dataclass(slots=True)
 class _Heard:
-    """What one node has said."""
+    """What one node has said, and the sessions that it has left behind."""
 
     info: NodeInfo | None = None
     status: NodeStatus | None = None
@@ -69,6 +70,10 @@ class _Heard:
     received_at_s: float | None = None
     applied: Applied | None = None
     applied_at_s: float | None = None
+
+    past_sessions: deque[str] = field(
+        default_factory=lambda: deque(maxlen=PAST_SESSIONS_MAX), repr=False
+    )
 
 
 class Inbox:
@@ -205,6 +210,13 @@ class Inbox:
                 if info.node != name:
                     self._refuse(wall_s, name, "wrong-node", f"says node {info.node}")
                     return
+                if info.session in heard.past_sessions:
+                    # No session comes back: an old certificate would silence the one that lives.
+                    detail = f"session {info.session} has ended"
+                    self._refuse(wall_s, name, "old-session", detail)
+                    return
+                if heard.info is not None and heard.info.session != info.session:
+                    heard.past_sessions.append(heard.info.session)
                 if heard.info is None or heard.info.session != info.session:
                     heard.telemetry, heard.received_at_s = None, None
                 heard.info = info

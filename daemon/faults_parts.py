@@ -137,7 +137,12 @@ class HostedController:
         candidacy = seat.candidacy
         epoch = 0 if candidacy is not None else self._raise_epoch(0)
         orders = disk.read(ORDERS_NAME)
-        self._audit = MemoryAudit(disk, wall_s=seat.clock.wall_s, monotonic_s=seat.clock.now_s)
+        self._audit = MemoryAudit(
+            disk,
+            wall_s=seat.clock.wall_s,
+            monotonic_s=seat.clock.now_s,
+            true_s=disk.now_s,
+        )
         self._service = ControllerService(
             seat.site,
             Surroundings(
@@ -270,7 +275,12 @@ class MemoryAudit:
     """The live audit's sink and health on a table in memory, without its thread."""
 
     def __init__(
-        self, disk: Disk, *, wall_s: Callable[[], float], monotonic_s: Callable[[], float]
+        self,
+        disk: Disk,
+        *,
+        wall_s: Callable[[], float],
+        monotonic_s: Callable[[], float],
+        true_s: Callable[[], float],
     ) -> None:
         database = disk.tables.setdefault(AUDIT_NAME, MemoryDatabase(disk))
         assert isinstance(database, MemoryDatabase)
@@ -285,6 +295,8 @@ class MemoryAudit:
             wall_s=wall_s,
         )
         self._queue: list[tuple[str, object]] = []
+        self._true_s = true_s
+        self._failing_s = disk.failing_s
         try:
             self._sink.begin("")
         except Exception as error:
@@ -331,3 +343,5 @@ class MemoryAudit:
         for kind, item in queue:
             self._sink.accept(kind, item)
         self._sink.commit(everything=False)
+        if self._health.failing:
+            self._failing_s.append(self._true_s())

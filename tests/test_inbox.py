@@ -119,6 +119,17 @@ def test_a_frame_of_an_old_session_changes_nothing(row: Row) -> None:
     assert refused(row, "n01", encode(row.frame("n01"))) == "old-session"
 
 
+def test_a_certificate_of_a_session_that_has_ended_does_not_silence_the_new_one(row: Row) -> None:
+    topic = row.topics.node("n01", "info")
+    first = seen(row).nodes["n01"].info
+    assert first is not None
+    second = msgspec.structs.replace(first, session="n01-second")
+    for info in (second, first):
+        row.inbox.receive(row.now_s, row.wall_s, topic, encode(info))
+    assert seen(row).nodes["n01"].info == second
+    assert row.inbox.refused["n01", "old-session"] == 1
+
+
 def test_a_frame_with_other_gpus_changes_nothing(row: Row) -> None:
     frame = row.frame("n01")
     fewer = msgspec.structs.replace(frame, gpus=frame.gpus[1:])

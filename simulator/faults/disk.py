@@ -24,10 +24,16 @@ class Disk:
         """Why the last background write failed, empty when it did not."""
         self.tables: dict[str, object] = {}
         """Databases by name: their committed content is on the disk."""
+        self.failing_s: list[float] = []
+        """True times at which the audit on this disk has said that it cannot be written."""
         self._timeline = timeline
         self._sync_s = sync_s
         self._files: dict[str, bytes] = {}
         self._waiting: dict[str, bytes] = {}
+
+    def now_s(self) -> float:
+        """True time, for witnesses."""
+        return self._timeline.now_s
 
     def read(self, name: str) -> bytes | None:
         """A file's content, None when there is no such file."""

@@ -172,22 +172,22 @@ def old_epoch(world: World) -> Heal:
     rng, topics = world.rng, world.topics
 
     def send() -> None:
-        epoch = world.epoch_max - 1
-        if epoch <= 0:
-            return
-        if rng.random() < 0.25:
+        # Below what each node has obeyed: above it would be a leader that there never was.
+        lowest = min((world.epochs.get(name, 0) for name in world.nodes), default=0) - 1
+        if lowest > 0 and rng.random() < 0.25:
             domain = rng.choice(list(world.site.domains))
             message = Emergency(
                 domain=domain,
                 active=(),
-                epoch=epoch,
+                epoch=lowest,
                 sequence=10**6,
                 issued_at_s=0.0,
                 by=DEPOSED,
             )
             world.inject(topics.domain(domain, "emergency"), encode(message), retain=True)
         for name, host in world.nodes.items():
-            if host.life is not None:
+            epoch = world.epochs.get(name, 0) - 1
+            if host.life is not None and epoch > 0:
                 lease = _forged(world, name, host, epoch)
                 world.inject(topics.node(name, "lease"), encode(lease), retain=True)
 

@@ -207,6 +207,8 @@ class _Run:
         for name in list(world.contingencies):
             self._mend(name)
         world.operators.mends = True
+        for wait_s in (0.0, 8.0, 16.0):
+            world.timeline.after(wait_s, world.operators.say_all_again)
         if world.counts["operator-mistake"] or world.counts["operator-garbage"]:
             lift_everything(world)
         world.broker.thaw()

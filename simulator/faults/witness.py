@@ -111,7 +111,6 @@ class Witness:
     def _lease(self, name: str, lease: Lease) -> None:
         if lease.decision_id == DEPOSED:
             return  # sent again by a broker that had stood still
-        self._world.epoch_max = max(self._world.epoch_max, lease.epoch)
         now_s, log = self._world.timeline.now_s, self._logs[name]
         taken_s = log.frames.get((lease.session, lease.basis_seq), -math.inf)
         highest_mhz = max(lease.ceilings_mhz.values(), default=0)
@@ -172,6 +171,8 @@ class Witness:
                 self._clear_since_s.pop(name, None)
                 continue
             asked_mhz = _asked_mhz(host)
+            epoch = host.life.brain.book.epoch
+            self._world.epochs[name] = max(self._world.epochs.get(name, 0), epoch)
             leases = self._logs[name].leases
             allowed = asked_mhz <= host.config.safe_ceiling_mhz or any(
                 item.ends_s > now_s and item.highest_mhz >= asked_mhz for item in leases
@@ -268,18 +269,10 @@ class AuditCheck:
             if any(at_s <= end_s + 0.1 and end_s - at_s <= COMMIT_S_MAX for end_s in host.ends_s):
                 return True
         return any(
-            event.event == "audit-failing" and self._covers(told_s, at_s)
-            for told_s, event in self._world.events
+            0.0 <= failing_s - at_s <= COMMIT_S_MAX
+            for host in self._world.controllers
+            for failing_s in host.disk.failing_s
         )
-
-    def _covers(self, told_s: float, at_s: float) -> bool:
-        """Whether an alarm at `told_s` speaks of the log as it was at `at_s`."""
-        recovered = (
-            when_s
-            for when_s, event in self._world.events
-            if event.event == "audit-recovered" and when_s > told_s
-        )
-        return told_s - 4.0 <= at_s <= min(recovered, default=math.inf)
 
 
 class AuditLogs:

@@ -66,8 +66,8 @@ class World:
         """Those that are physically there, and since when."""
         self.events: list[tuple[float, Event]] = []
         self.injecting = False
-        self.epoch_max = 0
-        """The highest epoch of any lease so far."""
+        self.epochs: dict[str, int] = {}
+        """The highest epoch that each node has obeyed, whatever it may have forgotten since."""
         self.frames: dict[str, tuple[str, int]] = {}
         """Session and number of each node's last frame, off the wire."""
         self._epochs = int(WALL_START_S)
@@ -257,6 +257,11 @@ class Operators:
         """The monitor has seen a contingency begin or end: it insists until it is told `ok`."""
         self.insists[name] = on
         self._insist(name, on)
+
+    def say_all_again(self) -> None:
+        """Once people look, the monitor is asked how everything that it ever saw stands."""
+        for name, on in self.insists.items():
+            self._insist(name, on)
 
     def _insist(self, name: str, on: bool, before: str = "") -> None:
         if self.insists.get(name) is not on or self.answered.get(before) == "ok":
