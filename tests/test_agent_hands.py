@@ -63,7 +63,7 @@ class Live:
             wake=self.wake.set,
         )
         self.actuator = Actuator(
-            agent_config(call_timeout_s=CALL_TIMEOUT_S, telemetry_s=0.2),
+            agent_config(call_timeout_s=CALL_TIMEOUT_S, telemetry_s=0.2, ramp_ratio_per_s=1.0),
             self.hands,
             MemoryKeeper(),
             session="s1",
