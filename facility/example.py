@@ -33,6 +33,8 @@ from facility.yaml_text import to_yaml
 
 NODES_PER_RACK: Final = 4
 ROW_DERATING_RATIO: Final = 0.8
+FEED_CURVE: Final = "ups-liebert-610"
+"""150 % for half a minute, as good UPSs do. A stricter one leaves less to lease: `ups-strict`."""
 SURVIVOR_RATIO: Final = 0.8
 """What one feed carries of the row's capacity: losing the other one is then a real emergency."""
 RACK_RATIO: Final = 0.98
@@ -75,6 +77,7 @@ def row_site(
     site: str = "demo",
     nodes: int = 40,
     oversubscription_ratio: float = 1.3,
+    feed_curve: str = FEED_CURVE,
     control: ControlConfig | None = None,
 ) -> SiteConfig:
     """One row of 8-GPU H100 servers on two feeds, four to a rack, in two aisles.
@@ -105,7 +108,7 @@ def row_site(
                 gpu_power_factor=_GPU_POWER_FACTOR,
             )
         },
-        domains=_domains(nodes, racks, row_w=row_w, feed_w=feed_w),
+        domains=_domains(nodes, racks, row_w=row_w, feed_w=feed_w, feed_curve=feed_curve),
         nodes=_nodes(nodes, racks),
         services=(
             ServiceConfig(name="chat", priority="high"),
@@ -257,13 +260,15 @@ def _round_w(power_w: float) -> float:
     return round(power_w, -2)
 
 
-def _domains(nodes: int, racks: int, *, row_w: float, feed_w: float) -> tuple[DomainConfig, ...]:
+def _domains(
+    nodes: int, racks: int, *, row_w: float, feed_w: float, feed_curve: str
+) -> tuple[DomainConfig, ...]:
     node_w = _node_model(345).power_w_max
     aisles = [_aisle(place, racks) for place in _racks_of(nodes)]
     rack = RACK_RATIO * min(nodes, NODES_PER_RACK) * node_w / ROW_DERATING_RATIO
     return (
-        DomainConfig(name="ups-a", kind="feed", rating_w=feed_w),
-        DomainConfig(name="ups-b", kind="feed", rating_w=feed_w),
+        DomainConfig(name="ups-a", kind="feed", rating_w=feed_w, trip_curve=feed_curve),
+        DomainConfig(name="ups-b", kind="feed", rating_w=feed_w, trip_curve=feed_curve),
         DomainConfig(
             name="row-1",
             kind="row",

@@ -54,7 +54,7 @@ def test_a_site_that_passes_is_proved_row_by_row_and_exits_0(
     lines = [" ".join(line.split()) for line in printed.out.splitlines()]
     assert "40 nodes, 320 GPUs, policy ampacity, leases of 4 s" in lines[0]
     assert "row-1 normal 258.5 71 % 78 % 80 % 130 % 1980 21 s 3.1 s 4.2 s 4.3 PASS" in lines
-    assert "ups-b ups-a-lost 206.8 89 % 98 % 100 % 150 % 1635 3 s 1.7 s 4.2 s 1.8 PASS" in lines
+    assert "ups-b ups-a-lost 206.8 89 % 98 % 100 % 150 % 1635 30 s 1.7 s 4.2 s 17.6 PASS" in lines
     assert "ups-a ups-a-lost lost PASS" in lines
     assert lines[-1].startswith("PASS: no loss of control")
     assert printed.err == ""
@@ -137,7 +137,7 @@ def test_json_is_one_document_with_ratios(
     assert all(row["pass"] for row in report["proof"])
     assert rows["row-1", "normal"]["load_ratio"] == pytest.approx(1.3, rel=1e-3)
     assert rows["ups-b", "ups-a-lost"]["load_ratio"] == pytest.approx(1.5)
-    assert rows["ups-b", "ups-a-lost"]["patience_s"] == 3.0
+    assert rows["ups-b", "ups-a-lost"]["patience_s"] == 30.0
     assert rows["ups-a", "normal"]["patience_s"] is None
     assert rows["ups-a", "ups-a-lost"]["load_ratio"] is None
 

@@ -221,7 +221,7 @@ def test_the_text_is_for_people() -> None:
 
     assert max(map(len, lines)) <= 100
     assert sum(line.startswith("  - {name: n") for line in lines) == 40
-    assert "  - {name: ups-a, kind: feed, rating_w: 206800}" in lines
+    assert "  - {name: ups-a, kind: feed, rating_w: 206800, trip_curve: ups-liebert-610}" in lines
     for section in ("gpu_models:", "domains:", "nodes:", "contingencies:", "control:"):
         place = lines.index(section)
         assert lines[place - 1].startswith("# "), section

@@ -13,7 +13,7 @@ from controllers.ledger import Clamped, Ledger
 from controllers.reaction import reaction_bounds
 from facility.compiler import compile_site
 from facility.config import SiteConfig
-from facility.example import row_site
+from facility.example import row_site as example
 
 NONE: frozenset[str] = frozenset()
 LONG_AGO_S = -1_000.0
@@ -50,6 +50,11 @@ class Bench:
     def grant(self, mhz: IntArray, *, until_s: float) -> None:
         for place, ceiling in enumerate(mhz.tolist()):
             self.ledger.grant(place, ceiling_mhz=ceiling, expires_at_s=until_s)
+
+
+def row_site(**more: Any) -> SiteConfig:
+    """The example row on UPSs that tolerate 130 % for a minute and 150 % for 3 s."""
+    return example(feed_curve="ups-strict", **more)
 
 
 def row(nodes: int = 10, **control: Any) -> Bench:

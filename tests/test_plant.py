@@ -23,7 +23,7 @@ POLCA_RISE_2_S = 0.09
 @pytest.fixture(scope="module")
 def row() -> Site:
     """The standard row: 40 nodes, sold 30 % beyond its capacity."""
-    return compile_site(row_site())
+    return compile_site(row_site(feed_curve="ups-strict"))
 
 
 @pytest.fixture(scope="module")

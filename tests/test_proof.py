@@ -13,7 +13,12 @@ from controllers.proof import Proof, ProofRow, prove, undeclared
 from controllers.reaction import reaction_bounds
 from facility.compiler import compile_site
 from facility.config import ContingencyConfig, ControlConfig, SiteConfig, TripCurveConfig
-from facility.example import row_site
+from facility.example import row_site as example
+
+
+def row_site(**more: Any) -> SiteConfig:
+    """The example row on UPSs that tolerate 130 % for a minute and 150 % for 3 s."""
+    return example(feed_curve="ups-strict", **more)
 
 
 def proof_of(config: SiteConfig) -> Proof:

@@ -16,7 +16,7 @@ NODES = 8
 
 @pytest.fixture(scope="module")
 def site() -> Site:
-    return compile_site(row_site(nodes=NODES))
+    return compile_site(row_site(nodes=NODES, feed_curve="ups-strict"))
 
 
 def at_row_ratio(site: Site, ratio: float) -> np.ndarray:

@@ -261,20 +261,22 @@ def demo_site(settings: DemoSettings) -> Site:
     """The example row under the policy asked for; others than ours as published, without ledger.
 
     Messages and computing take real time, and simulated time runs faster: the reaction is slower
-    by the same factor, and leases are held against that.
+    by the same factor, twice that because everything shares one process and one machine, and leases
+    are held against it.
     """
     config = row_site()
     ours, real = settings.policy == "ampacity", config.control.reaction
+    slower = 2.0 * settings.speed
     control = msgspec.structs.replace(
         config.control,
         policy=settings.policy,
         ledger=ours,
         reaction=msgspec.structs.replace(
             real,
-            sample_s=real.sample_s * settings.speed,
-            transport_s=real.transport_s * settings.speed,
-            decide_s=real.decide_s * settings.speed,
-            apply_s=real.apply_s * settings.speed,
+            sample_s=real.sample_s * slower,
+            transport_s=real.transport_s * slower,
+            decide_s=real.decide_s * slower,
+            apply_s=real.apply_s * slower,
         ),
     )
     return compile_site(msgspec.structs.replace(config, control=control))
