@@ -60,7 +60,7 @@ def test_a_run_prints_one_document_with_every_key_of_the_contract_and_nothing_tr
 
 @pytest.mark.slow
 def test_without_control_the_same_failure_trips_a_breaker() -> None:
-    report = report_of("--duration-s", 45, "--policy", "none", *FAST)
+    report = report_of("--duration-s", 90, "--policy", "none", *FAST)
     assert report["tripped"] is True
     assert report["verdict"].startswith("TRIPPED")
     assert report["row_power_ratio_max"] > 1.0
