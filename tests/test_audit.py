@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import sqlite3
@@ -104,6 +105,13 @@ def test_a_decision_that_changes_nothing_leaves_no_record(audit: Audit) -> None:
     (record,) = flushed(audit).records()
     changes = json.loads(record.body)["changes"]
     assert [change["subject"] for change in changes] == ["", "row-1", "n1", "n2"]
+
+
+def test_a_leadership_begins_with_everything_that_holds(audit: Audit) -> None:
+    for decision_id in ("7-1", "7-2", "9-3"):
+        again = dataclasses.replace(decision(domain()), decision_id=decision_id)
+        audit.record_decision(again)
+    assert [record.decision_id for record in flushed(audit).records()] == ["7-1", "9-3"]
 
 
 @pytest.mark.parametrize(

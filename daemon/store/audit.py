@@ -214,6 +214,7 @@ class AuditSink:
         self._bytes_max = bytes_max
         self._wall_s = wall_s
         self._changes = ChangeLog()
+        self._epoch = ""
         self._pending: deque[Record] = deque()
         self._pending_bytes = 0
         self._gap: Counter[str] = Counter()
@@ -289,6 +290,10 @@ class AuditSink:
         self._database.stop()
 
     def _accept_decision(self, decision: Decision) -> None:
+        epoch, dash, _ = decision.decision_id.partition("-")
+        if dash and epoch != self._epoch:
+            # Another may have led meanwhile: a leadership begins with everything that holds.
+            self._epoch, self._changes = epoch, ChangeLog()
         changes = self._changes.changes(decision)
         if changes:
             record_id, at_s = decision.decision_id, decision.wall_s

@@ -67,6 +67,11 @@ ASSUMPTIONS: Final = (
     ),
     Assumption("thermometers", "A GPU that is cooled badly has a thermometer that works."),
     Assumption("orders", "Nobody ends a contingency that is there.", ("operator-request",)),
+    Assumption(
+        "memory",
+        "An agent is not killed while its state waits for a disk that is full, or that is slower"
+        " than the crash.",
+    ),
     Assumption("clocks", "Monotonic clocks drift by less than one in a thousand."),
     Assumption(
         "rested",
@@ -100,6 +105,8 @@ class Watch:
         self._look_at_failures()
         self._look_at_readings()
         for host in world.nodes.values():
+            if host.disk.lost_count:
+                self.breaks("memory")
             for gpu in host.chassis.gpus:
                 blind = gpu.thermometer_stuck_c is not None or gpu.stuck or gpu.garbage or gpu.hung
                 if blind and world.plant.clog[gpu.index] > 1.0:

@@ -24,6 +24,8 @@ class Disk:
         """Why the last background write failed, empty when it did not."""
         self.tables: dict[str, object] = {}
         """Databases by name: their committed content is on the disk."""
+        self.lost_count = 0
+        """Background writes that a crash has lost."""
         self.failing_s: list[float] = []
         """True times at which the audit on this disk has said that it cannot be written."""
         self._timeline = timeline
@@ -66,5 +68,6 @@ class Disk:
 
     def crash(self) -> None:
         """The process that wrote is gone, with what it had not written."""
+        self.lost_count += len(self._waiting)
         self._waiting.clear()
         self.problem = ""

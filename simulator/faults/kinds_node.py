@@ -11,7 +11,9 @@ from simulator.faults.world import World
 
 Heal = Callable[[], None]
 
-SPIKE_RATES_PER_S: Final = (0.375 / 2.0, 0.375 / 2.0, 0.375 / 2.0, 5.0)
+CLOG_STEPS: Final = 8
+"""Seconds in which a heat sink clogs."""
+SPIKE_RATES_PER_S: Final = (0.375 / 2.0, 0.375 / 2.0, 5.0)
 """The physical limit of a row is 37.5 % of its power within 2 s. A few servers that begin one job
 together are faster, and the proof does not count on any limit."""
 
@@ -290,9 +292,18 @@ def heatsink_clogged(world: World) -> Heal | None:
     gpu = _gpu(world)
     if gpu is None or gpu.thermometer_stuck_c is not None or gpu.garbage or gpu.stuck:
         return None
-    world.plant.clog[gpu.index] = world.rng.uniform(1.3, 2.0)
+    worst = world.rng.uniform(1.5, 2.5)
+    clogged = [True]
+
+    def clog(share: float) -> None:
+        if clogged[0]:
+            world.plant.clog[gpu.index] = 1.0 + share * (worst - 1.0)
+
+    for step in range(1, CLOG_STEPS + 1):
+        world.timeline.after(step, lambda step=step: clog(step / CLOG_STEPS))  # type: ignore[misc]
 
     def heal() -> None:
+        clogged[0] = False
         world.plant.clog[gpu.index] = 1.0
 
     return heal

@@ -72,10 +72,10 @@ def _ambushes(
     end_s: float,
 ) -> list[Planned]:
     """Load that rises just when control is lost or a feed fails, after a lull raised the clocks."""
-    moments = [item.at_s for item in failures]
-    moments += [item.at_s for item in faults if KINDS[item.kind].deafens]
+    moments = [item.at_s for item in faults if KINDS[item.kind].deafens]
+    chosen = rng.sample(moments, min(len(moments), rng.randint(1, AMBUSHES_MAX)))
     found = []
-    for at_s in rng.sample(moments, min(len(moments), rng.randint(1, AMBUSHES_MAX))):
+    for at_s in (*(item.at_s for item in failures), *chosen):
         spike_s = at_s + rng.uniform(-2.0, 0.5)
         if begin_s < spike_s < end_s - 4.0:
             lasts_s = min(rng.uniform(6.0, 15.0), end_s - spike_s)

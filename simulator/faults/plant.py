@@ -147,10 +147,9 @@ class Plant:
             relax = (supply_c - air) * (1.0 - math.exp(-STEP_S / AIR_RECOVERY_S))
             self.air_c[:-1] = air + np.where(excess > 0.0, self._warming * excess * STEP_S, relax)
         inlet_c = self.air_c[self.zone_of][self.owner]
-        rise_c = self.resistance * self.clog * self.gpu_w
-        self.sink_c += (inlet_c + SINK_SHARE * rise_c - self.sink_c) * (
-            STEP_S / self.thermal.sink_s
-        )
+        rise_c = self.resistance * self.gpu_w
+        sink_c = inlet_c + SINK_SHARE * self.clog * rise_c
+        self.sink_c += (sink_c - self.sink_c) * (STEP_S / self.thermal.sink_s)
         self.die_c = self.sink_c + (1.0 - SINK_SHARE) * rise_c
         hot = (self.die_c >= SHUTDOWN_C) & self.alive
         if hot.any():

@@ -85,7 +85,7 @@ def _thermal(rng: Random, site: Site) -> ThermalDraw:
         if domain.is_zone:
             patience_s = max(seconds for _, seconds in domain.trip_curve.points)
             warming[name] = rng.uniform(0.3, 0.9) * room_c / patience_s
-    return ThermalDraw(supply_c, rise_c, rng.uniform(8.0, 25.0), warming)
+    return ThermalDraw(supply_c, rise_c, rng.uniform(15.0, 30.0), warming)
 
 
 class _Draft:

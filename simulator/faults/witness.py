@@ -177,7 +177,9 @@ class Witness:
             allowed = asked_mhz <= host.config.safe_ceiling_mhz or any(
                 item.ends_s > now_s and item.highest_mhz >= asked_mhz for item in leases
             )
-            if self._lasts(f"lease {name}", not allowed):
+            last = host.life.brain.book.lease
+            forged = last is not None and last.decision_id == DEPOSED
+            if self._lasts(f"lease {name}", not allowed) or self._begins(f"forged {name}", forged):
                 self.unleased.append((now_s, name))
             if line is None or not line.connected or line.is_cut or self._weather_is_bad():
                 self._clear_since_s.pop(name, None)
@@ -191,6 +193,14 @@ class Witness:
         world = self._world
         late = world.weather.extra_s_max > 0.0 or world.weather.loss_ratio > 0.0
         return late or not world.broker.up or world.broker.frozen
+
+    def _begins(self, key: str, wrong: bool) -> bool:
+        """Whether something is wrong that was not so when last looked at."""
+        if not wrong:
+            self._since_s.pop(key, None)
+            return False
+        now_s = self._world.timeline.now_s
+        return self._since_s.setdefault(key, now_s) == now_s
 
     def _lasts(self, key: str, wrong: bool) -> bool:
         """Whether something has been wrong for the whole grace, told once."""
