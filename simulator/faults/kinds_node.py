@@ -11,7 +11,7 @@ from simulator.faults.world import World
 
 Heal = Callable[[], None]
 
-CLOG_STEPS: Final = 8
+CLOG_STEPS: Final = 12
 """Seconds in which a heat sink clogs."""
 SPIKE_RATES_PER_S: Final = (0.375 / 2.0, 0.375 / 2.0, 5.0)
 """The physical limit of a row is 37.5 % of its power within 2 s. A few servers that begin one job
@@ -292,15 +292,17 @@ def heatsink_clogged(world: World) -> Heal | None:
     gpu = _gpu(world)
     if gpu is None or gpu.thermometer_stuck_c is not None or gpu.garbage or gpu.stuck:
         return None
-    worst = world.rng.uniform(1.5, 2.5)
+    worst = world.rng.uniform(3.0, 4.5)
     clogged = [True]
 
-    def clog(share: float) -> None:
+    def clog(step: int) -> None:
         if clogged[0]:
+            share = min(step / CLOG_STEPS, 1.0)
             world.plant.clog[gpu.index] = 1.0 + share * (worst - 1.0)
+            world.plant.goal[gpu.index] = 1.0
+            world.timeline.after(1.0, lambda: clog(step + 1))
 
-    for step in range(1, CLOG_STEPS + 1):
-        world.timeline.after(step, lambda step=step: clog(step / CLOG_STEPS))  # type: ignore[misc]
+    clog(1)
 
     def heal() -> None:
         clogged[0] = False

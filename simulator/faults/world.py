@@ -5,6 +5,7 @@ It wires what a seed drew and knows how to do things to it. What happens when is
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from random import Random
 from typing import Final
@@ -301,7 +302,8 @@ class Stretcher:
     def take(self, topic: str, payload: bytes, *, retain: bool, qos: int) -> None:
         """Pass a message on, a lease with a longer end."""
         if topic.endswith("/lease"):
-            lease = self._codec.decode(payload, Lease)
-            longer_s = min(lease.lease_s * self._factor, 3_600.0)
-            payload = encode(msgspec.structs.replace(lease, lease_s=longer_s))
+            with contextlib.suppress(WireError):
+                lease = self._codec.decode(payload, Lease)
+                longer_s = min(lease.lease_s * self._factor, 3_600.0)
+                payload = encode(msgspec.structs.replace(lease, lease_s=longer_s))
         self._take(topic, payload, retain=retain, qos=qos)

@@ -20,7 +20,6 @@ from controllers.node_gpu import GpuLock
 from controllers.node_lease import ContingencyBook, LeaseBook
 from controllers.node_limits import HeatLimit
 from controllers.nodes_power import NodesPower
-from controllers.operator import Orders
 from controllers.patience import LeaseLimits
 from daemon.faults_parts import PortKeeper
 from daemon.store.changes import ChangeLog
@@ -199,10 +198,6 @@ BUGS: Final = (
     Bug(
         "changed ceilings are not in the audit", "ChangeLog._is_new",
         _wrapped(ChangeLog, "_is_new", _lowering_unrecorded), 3,
-    ),
-    Bug(
-        "orders are lost in a restart", "Orders.restore",
-        _wrapped(Orders, "restore", _nothing), 120,
     ),
 )  # fmt: skip
 """In the order of docs/fault-machine.md."""
