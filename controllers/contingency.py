@@ -54,7 +54,7 @@ class Prearmed:
         usable_w: Callable[[frozenset[str]], FloatArray],
         limits: Hashable,
     ) -> dict[str, IntArray]:
-        """Per contingency that is not on, the ceiling of each node if it came now.
+        """Per contingency the ceiling of each node if it came now, or if control ended under it.
 
         Args:
             active: contingencies that are on already.
@@ -71,6 +71,9 @@ class Prearmed:
                 for name in self._fleet.site.contingencies
                 if name not in active
             }
+            if active:
+                held_mhz = self._fit(active, movable, stuck_w, usable_w(active))
+                self._ceilings |= dict.fromkeys(active, held_mhz)
         return self._ceilings
 
     def _fit(

@@ -59,7 +59,7 @@ class ControlCycle:
             control.policy, domain_count=len(site.domains), cycle_s=control.cycle_s
         )
         self.reactions = ReactionMeter(control)
-        self._hops = HopWatch(control, self.reactions)
+        self._hops = HopWatch(control, self.reactions, nodes_count=len(site.nodes))
         reaction = self.reactions.reaction
         self._ledger = Ledger(self._fleet, started_at_s=started_at_s, reaction=reaction)
         self._alarms = EnvelopeAlarms(grace_s=2.0 * reaction.without_control_s)
@@ -158,11 +158,11 @@ class ControlCycle:
         situation = self._situation(snapshot, power_w, movable, views, hold=mass_silence)
         proposal = self._policy.propose(situation)
         brake = proposal.brake | self._ordered_brakes()
-        blind = self._blind(heat)
+        blind = self._blind(heat) | (control.ledger and self._ledger.inherits(now_s))
         held_mhz = held(situation, proposal, brake=brake, missing=missing, blind=blind)
         clamped = self._clamp(now_s, held_mhz, movable, unlocked)
         ceiling_mhz = clamped.ceiling_mhz
-        prearmed = self._prearm(situation, exposure_w, ceiling_mhz)
+        prearmed = self._prearm(situation, exposure_w)
         leases = self._lease(snapshot, decision_id, movable, ceiling_mhz, prearmed)
         exposure_w = self._ledger.exposure_w(now_s, unlocked)
         self._ceiling_mhz = np.where(movable, ceiling_mhz, self._ceiling_mhz)
@@ -323,10 +323,8 @@ class ControlCycle:
             now_s, proposed_mhz, movable=movable, unlocked=unlocked, active=self._active
         )
 
-    def _prearm(
-        self, situation: Situation, exposure_w: FloatArray, ceiling_mhz: IntArray
-    ) -> dict[str, IntArray]:
-        """Contingency ceilings per node: prepared for what may come, as decided for what is on."""
+    def _prearm(self, situation: Situation, exposure_w: FloatArray) -> dict[str, IntArray]:
+        """Contingency ceilings per node: for what may come, and for what is on without a lease."""
         if not self._policy.prearms:
             free = self._fleet.clock_mhz_max.astype(np.int64)
             return dict.fromkeys(self.site.contingencies, free)
@@ -337,7 +335,7 @@ class ControlCycle:
             usable_w=self._usable_w,
             limits=self._usable_w(frozenset()).tobytes(),
         )
-        return self._prearmed_mhz | dict.fromkeys(self._active, ceiling_mhz)
+        return self._prearmed_mhz
 
     def _lease(
         self,
@@ -374,6 +372,7 @@ class ControlCycle:
                     lease_s=lease_s,
                     ceilings_mhz={gpu.uuid: int(ceiling_mhz[place]) for gpu in view.telemetry.gpus},
                     contingency_ceilings_mhz=self._armed(int(place), prearmed),
+                    active=tuple(sorted(self._active)) if self._policy.prearms else (),
                 )
             )
         self._hops.leased(leases, snapshot.now_s)

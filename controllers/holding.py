@@ -26,7 +26,8 @@ def held(
         proposal: what it wants.
         brake: domains that brake, by the policy's word or an order.
         missing: nodes that are not heard: they keep what they have.
-        blind: nodes whose zone reports no temperature: nothing is raised there.
+        blind: nodes that are not to be raised: nobody reports a temperature of their zone, or an
+            earlier leader's leases may be in force beside ours.
     """
     fleet, control = situation.fleet, situation.control
     wanted = proposal.ceiling_mhz

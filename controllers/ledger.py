@@ -8,6 +8,7 @@ long as the reaction takes. Proposals are clamped to that, never trusted.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -60,7 +61,8 @@ class Ledger:
         self._grants: list[deque[_Grant]] = [deque() for _ in fleet.nodes]
         # An earlier controller may have granted anything up to the highest clock just before this
         # one started, so until such a lease has surely ended every node counts as unlocked.
-        self._inherited_until_s = started_at_s + reaction.lease_s
+        self._inherited_until_s = -math.inf
+        self.inherit(started_at_s + reaction.lease_s)
 
     def react_within(self, reaction: Reaction) -> None:
         """From now on the reaction takes this long: what was measured may be worse than promised.
@@ -70,8 +72,17 @@ class Ledger:
         self._reaction = reaction
 
     def inherit(self, until_s: float) -> None:
-        """Count every node as unlocked until `until_s`: what an earlier leader granted holds."""
-        self._inherited_until_s = max(self._inherited_until_s, until_s)
+        """Count every node as unlocked until what an earlier leader granted has surely ended.
+
+        Args:
+            until_s: when the last of its leases ends.
+        """
+        ends_s = until_s + self._reaction.expire_s + self._reaction.settle_s
+        self._inherited_until_s = max(self._inherited_until_s, ends_s)
+
+    def inherits(self, now_s: float) -> bool:
+        """Whether an earlier leader's leases may be in force: nothing may be raised beside them."""
+        return now_s < self._inherited_until_s
 
     def grant(self, node: int, *, ceiling_mhz: int, expires_at_s: float) -> None:
         """Record a lease before it is sent.
@@ -93,7 +104,7 @@ class Ledger:
 
     def ceiling_mhz(self, now_s: float) -> IntArray:
         """Per node the highest ceiling that may be in force at `now_s`, MHz."""
-        if now_s < self._inherited_until_s:
+        if self.inherits(now_s):
             return self._fleet.clock_mhz_max.astype(np.int64)
         return self.granted_mhz(now_s)
 

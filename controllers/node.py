@@ -275,14 +275,16 @@ class NodeBrain:
     def _caps_mhz(self, now_s: float) -> tuple[list[int], str, bool]:
         """Ceilings over all GPUs, the contingency that binds, and whether the brake is pulled."""
         brake_mhz, last = self.config.brake_ceiling_mhz, self.book.last
-        contingency = contingency_ceiling_mhz(
-            {*self.contingencies.active, *self.local.active},
-            last.contingency_ceilings_mhz if last else {},
-            brake_mhz,
-        )
+        active = {*self.contingencies.active, *self.local.active}
+        table_mhz = last.contingency_ceilings_mhz if last else {}
+        # What the lease in force was decided under is in its ceilings already.
+        lease = self.book.lease if now_s < self.book.expires_s else None
+        unforeseen = active - set(lease.active) if lease else active
+        contingency = contingency_ceiling_mhz(unforeseen, table_mhz, brake_mhz)
+        named = contingency or contingency_ceiling_mhz(active, table_mhz, brake_mhz)
         pulled = self.view.brake.is_pulled(now_s)
         caps_mhz = [contingency[0]] if contingency else []
-        return caps_mhz + [brake_mhz] * pulled, contingency[1] if contingency else "", pulled
+        return caps_mhz + [brake_mhz] * pulled, named[1] if named else "", pulled
 
     def _writes(self, now_s: float) -> tuple[CeilingWrite, ...]:
         caps_mhz, contingency, pulled = self._caps_mhz(now_s)

@@ -18,6 +18,8 @@ APPLIED_WAIT_S: Final = 0.5
 """A report waits this long for the results of its writes: eight in series take 160 ms at worst."""
 FRESH_SAMPLES: Final = 2
 """A reading is fresh while it is younger than this many sampling periods."""
+INFO_REPEAT_S: Final = 20.0
+"""A birth certificate is said again: what a broker keeps may be lost, or be an older one."""
 
 
 class NodeReporter:
@@ -34,6 +36,7 @@ class NodeReporter:
         self._late_s = 0.0
         self._generation = -1
         self._told_info: tuple[object, ...] | None = None
+        self._told_info_s = -math.inf
         self._told_applied: tuple[object, ...] | None = None
         self._told_applied_s = -math.inf
         self.seq = 0
@@ -66,11 +69,11 @@ class NodeReporter:
             return None
         config, identities = view.config, view.identities
         news = (because, identities, config.safe_ceiling_mhz, config.brake_ceiling_mhz)
-        if news == self._told_info:
+        if news == self._told_info and now_s - self._told_info_s < INFO_REPEAT_S:
             return None
         if self.seq == 0:
             self.frame_due_s = now_s
-        self._told_info = news
+        self._told_info, self._told_info_s = news, now_s
         return NodeInfo(
             node=config.node,
             session=self._session,

@@ -156,13 +156,17 @@ class _Prover:
         )
         # With a trigger of its own every node goes to its contingency ceiling, the brake at worst.
         lowest_w = brake_w if contingency and contingency.local_trigger else safe_w
-        floor_w = min(lowest_w + unnoticed_w(fleet, share), full_w)
+        triggered = contingency is not None and contingency.local_trigger
+        unnoticed = unnoticed_w(fleet, share, braked=triggered)
+        floor_w = min(lowest_w + unnoticed, full_w)
         needed_s = reaction.needed_s(contingency)
         limit_w = curve.load_ratio_for(needed_s) * capacity_w
+        if site.control.policy == "none":
+            limit_w = capacity_w  # nobody would ever react
         leased_w, ceiling_mhz = full_w, int(fleet.clock_mhz_max.max())
-        if site.control.ledger and limit_w < full_w:
+        if site.control.ledger and site.control.policy != "none" and limit_w < full_w:
             room_w = max(limit_w - unnoticed_w(fleet, share), safe_w)
-            leased_w = min(full_w, room_w + (floor_w - lowest_w))
+            leased_w = min(full_w, room_w + unnoticed_w(fleet, share))
             ceiling_mhz = self._highest_mhz(share, room_w)
         alive_s = reaction.with_control_s
         reaction_s = needed_s / reaction.margin_ratio

@@ -6,6 +6,7 @@ one that is measured faster keeps its bound. Times come in as arguments; nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -13,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 
 from controllers.snapshot import NodeView, Snapshot
-from facility.config import ControlConfig
+from facility.config import ControlConfig, PolicyName
 from facility.decisions import HopTime
 from facility.topology import Contingency
 from facility.wire import Lease
@@ -21,6 +22,8 @@ from facility.wire import Lease
 Hop = Literal["report", "decide", "act", "expire"]
 HOPS: Final[tuple[Hop, ...]] = ("report", "decide", "act", "expire")
 
+DECISION_S: Final[dict[PolicyName, float]] = {"polca": 2.0}
+"""Policies that decide less often than a cycle (POLCA: one reading of the row's meter)."""
 QUANTILE: Final = 0.999
 OBSERVATIONS_MIN: Final = 1_000
 """A 99.9th percentile of fewer would be the largest of them, whatever happened."""
@@ -63,7 +66,9 @@ class Reaction:
             return contingency.detect_s + self.expire_s + self.settle_s
         if contingency.broker_survives:
             return contingency.detect_s + self.message_s + self.settle_s
-        return self.without_control_s
+        # It may take the broker along, or leave it: then leases go on until somebody knows.
+        noticed_s = contingency.detect_s + self.message_s + self.settle_s
+        return max(self.without_control_s, noticed_s)
 
     def needed_s(self, contingency: Contingency | None = None) -> float:
         """The patience that a protection must have, in the present state or if a failure came.
@@ -82,7 +87,7 @@ def reaction_bounds(control: ControlConfig) -> Reaction:
     hops = control.reaction
     return Reaction(
         report_s=control.telemetry_s + hops.sample_s + hops.transport_s,
-        decide_s=control.cycle_s + hops.decide_s,
+        decide_s=max(control.cycle_s, DECISION_S.get(control.policy, 0.0)) + hops.decide_s,
         act_s=hops.transport_s + hops.apply_s,
         expire_s=hops.apply_s,
         settle_s=hops.settle_s,
@@ -160,21 +165,33 @@ class ReactionMeter:
         )
 
 
+SLOW_NODES_RATIO: Final = 0.05
+SLOW_NODES_MIN: Final = 2
+SLOW_S: Final = 600.0
+"""One node that is slow, or says so, is its own matter: what it may do is within the room for
+nodes that ignore their locks. Only what so many nodes show within ten minutes is the site's."""
+
+
 class HopWatch:
     """Times the hops of a running control loop from what the cycle sees anyway."""
 
-    def __init__(self, control: ControlConfig, meter: ReactionMeter) -> None:
+    def __init__(self, control: ControlConfig, meter: ReactionMeter, *, nodes_count: int) -> None:
         self._stale_s = control.stale_s
+        self._longest_s = control.lease_s
         self._meter = meter
+        slow_min = max(SLOW_NODES_MIN, math.ceil(SLOW_NODES_RATIO * nodes_count))
+        self._slow_min = min(slow_min, nodes_count)
+        self._slow_s: dict[Hop, dict[str, float]] = {hop: {} for hop in HOPS}
         self._frames: dict[str, tuple[str, int, float]] = {}
         self._leases: dict[str, tuple[int, float]] = {}
         self._took_s = 0.0
 
     def look(self, snapshot: Snapshot) -> None:
         """Time every frame and every acknowledgement that is new in this cycle."""
-        gaps_s, ages_s, late_s, acts_s = [], [], [], []
+        ages_s: list[float] = []
+        seen: dict[Hop, list[tuple[str, float]]] = {"report": [], "act": [], "expire": []}
         for name, view in snapshot.nodes.items():
-            acts_s += self._answered(name, view)
+            seen["act"] += [(name, seconds) for seconds in self._answered(name, view)]
             frame, at_s = view.telemetry, view.received_at_s
             if frame is None or at_s is None or view.missing:
                 self._frames.pop(name, None)
@@ -185,14 +202,26 @@ class HopWatch:
                 continue
             self._frames[name] = (frame.session, frame.seq, at_s)
             ages_s.append(snapshot.now_s - at_s + self._took_s)
-            late_s.append(frame.late_s)
+            seen["expire"].append((name, frame.late_s))
             # A node that was silent for longer was missing, and counted at its worst case.
             if before is not None and before[0] == frame.session:
-                gaps_s += [gap for gap in (at_s - before[2],) if gap <= self._stale_s]
-        self._meter.observe("report", gaps_s)
+                gap_s = at_s - before[2]
+                seen["report"] += [(name, gap_s)] if gap_s <= self._stale_s else []
         self._meter.observe("decide", ages_s)
-        self._meter.observe("expire", late_s)
-        self._meter.observe("act", acts_s)
+        for hop, pairs in seen.items():
+            self._meter.observe(hop, self._believed(snapshot.now_s, hop, pairs))
+
+    def _believed(
+        self, now_s: float, hop: Hop, pairs: Sequence[tuple[str, float]]
+    ) -> Sequence[float]:
+        """Observations as they count: a few nodes alone do not slow the site, nor any by much."""
+        bound_s = next(item.bound_s for item in self._meter.hops if item.hop == hop)
+        slow_s = self._slow_s[hop]
+        slow_s |= {name: now_s for name, seconds in pairs if seconds > bound_s}
+        for name in [name for name, at_s in slow_s.items() if now_s - at_s > SLOW_S]:
+            del slow_s[name]
+        most_s = self._longest_s if len(slow_s) >= self._slow_min else bound_s
+        return [min(seconds, most_s) for _, seconds in pairs]
 
     def _answered(self, name: str, view: NodeView) -> list[float]:
         if view.applied is None or view.applied_at_s is None or name not in self._leases:

@@ -162,7 +162,9 @@ class Lease(Struct, frozen=True, kw_only=True, tag_field="type", tag="lease"):
     clock. Broker delay, replay of a retained lease and clock skew can therefore only shorten a
     lease, never lengthen it; and the controller, which received that frame later than it was
     sampled, may bound the expiry by its own monotonic clock. `ceilings_mhz` and
-    `contingency_ceilings_mhz` map GPU UUID, and contingency name, to MHz.
+    `contingency_ceilings_mhz` map GPU UUID, and contingency name, to MHz. `active` are the
+    contingencies that were on when it was decided: while it is in force its own ceilings hold under
+    those, and once it has ended those of the table, under which the worst case fits what is left.
     """
 
     node: Name
@@ -176,6 +178,7 @@ class Lease(Struct, frozen=True, kw_only=True, tag_field="type", tag="lease"):
     contingency_ceilings_mhz: Annotated[
         dict[Name, ClockMhz], Meta(max_length=CONTINGENCIES_MAX)
     ] = {}
+    active: Annotated[tuple[Name, ...], Meta(max_length=CONTINGENCIES_MAX)] = ()
 
 
 class GpuApplied(Struct, frozen=True, kw_only=True):

@@ -86,13 +86,18 @@ def test_a_lost_feed_moves_its_load_and_lowers_what_may_be_drawn() -> None:
     assert "ups-a-lost" in survivor.sentence
 
 
-def test_while_it_lasts_the_armed_ceiling_follows_the_decision() -> None:
+def test_while_it_lasts_leases_may_rise_and_what_holds_without_one_still_fits() -> None:
     row = Row(site_of(nodes=40), load_ratio=0.5)
     row.run(60)
+    before = row.step().leases
+    assert {lease.active for lease in before} == {()}
     row.order("contingency", contingency="ups-a-lost", on=True)
-    decision = row.run(30)
-    for lease in decision.leases:
-        assert {lease.contingency_ceilings_mhz["ups-a-lost"]} == set(lease.ceilings_mhz.values())
+    leases = row.run(60).leases
+    armed = {lease.node: lease.contingency_ceilings_mhz["ups-a-lost"] for lease in leases}
+    assert {lease.active for lease in leases} == {("ups-a-lost",)}
+    assert any(max(lease.ceilings_mhz.values()) > armed[lease.node] for lease in leases)
+    worst_w = sum(row.site.nodes[name].model.worst_case_w(mhz) for name, mhz in armed.items())
+    assert worst_w <= row.site.capacity_w("ups-b", frozenset({"ups-a-lost"}))
 
 
 def test_clocks_come_back_by_a_ramp_when_it_ends() -> None:

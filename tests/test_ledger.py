@@ -174,8 +174,8 @@ def test_under_a_contingency_the_present_capacity_counts() -> None:
 def test_until_an_earlier_controllers_leases_are_over_it_counts_on_nobodys_ceiling() -> None:
     bench = row()
     fresh = Ledger(bench.fleet, started_at_s=0.0, reaction=reaction_bounds(bench.site.control))
-    assert (fresh.ceiling_mhz(3.99) == bench.highest).all()
-    assert (fresh.ceiling_mhz(4.01) == bench.fleet.safe_ceiling_mhz).all()
+    assert (fresh.ceiling_mhz(4.19) == bench.highest).all()
+    assert (fresh.ceiling_mhz(4.21) == bench.fleet.safe_ceiling_mhz).all()
 
 
 def test_a_slower_reaction_leaves_less_to_lease() -> None:

@@ -128,7 +128,7 @@ def test_every_problem_of_a_file_is_reported_at_once_in_the_order_of_its_lines()
 
 
 def test_a_missing_key_is_reported_where_it_should_stand() -> None:
-    text = changed(("rating_w: 20700}", "derating_ratio: 1}"))
+    text = changed(("rating_w: 20700, trip", "derating_ratio: 1, trip"))
 
     assert problems(text) == [
         f"{line_of('name: ups-a')}: domains[0].rating_w: is missing;"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from facility.ports import GpuDenied, GpuLost
 from facility.wire import Emergency, Lease
@@ -15,6 +16,7 @@ from tests.node_fakes import (
     Bench,
     emergency,
     lease,
+    leased,
 )
 
 
@@ -165,3 +167,22 @@ def test_whatever_happened_silence_ends_at_or_below_the_safe_ceiling(
     story.bench.host.come_back()
     story.bench.run(story.now_s + 0.1, story.now_s + 40.0, 0.25)
     assert all(0 < ceiling_mhz <= SAFE_MHZ for ceiling_mhz in story.bench.ceilings())
+
+
+def test_a_lease_that_knows_a_contingency_holds_under_it_and_its_table_without_a_lease() -> None:
+    """What was decided under a failure is the lease's; without one the worst case must fit."""
+    bench = leased()
+    bench.step(1.5, leases=[replace(lease(1500, sequence=2), active=("ups-a-lost",))])
+    bench.step(2.0, emergencies=[emergency()])
+    assert bench.ceilings() == [1500, 1500]
+    assert bench.applied[-1].reason == "contingency:ups-a-lost"
+    bench.run(2.1, 8.0)
+    assert bench.brain.lease is None
+    assert bench.ceilings() == [900, 900]
+
+
+def test_a_lease_that_does_not_know_a_contingency_is_capped_by_it() -> None:
+    bench = leased()
+    bench.step(1.5, leases=[replace(lease(1500, sequence=2), active=("other",))])
+    bench.step(2.0, emergencies=[emergency()])
+    assert bench.ceilings() == [900, 900]

@@ -138,3 +138,10 @@ def test_events_of_one_step_are_bounded_and_the_rest_counted() -> None:
     assert len(log.drain()) == 256
     assert log.dropped_count == 44
     assert log.drain() == ()
+
+
+def test_a_birth_certificate_is_said_again_because_what_a_broker_keeps_may_be_lost() -> None:
+    bench = started()
+    bench.run(0.1, 59.9)
+    assert len(bench.infos) == 3
+    assert len({info.session for info in bench.infos}) == 1

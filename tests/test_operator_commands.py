@@ -225,7 +225,13 @@ def test_explain_tells_a_nodes_lease_its_ceilings_and_what_is_above_it(
     assert set(why["lease"]["contingency_ceilings_mhz"]) >= {"ups-a-lost", "ups-b-lost"}
     assert len(why["gpus"]) == 8
     assert why["lease"]["granted_mhz"] > 0
-    assert all(gpu["accepted_mhz"] == gpu["requested_mhz"] for gpu in why["gpus"])
+    wait_until(
+        lambda: all(
+            gpu["accepted_mhz"] == gpu["requested_mhz"]
+            for gpu in ampacity("explain", "n01", "--json", *site.file).json["gpus"]
+        ),
+        "what was asked for is accepted, in between two writes",
+    )
     assert set(why["ancestors"]) == {"ups-a", "ups-b", "row-1", "rack-01", "aisle-1"}
     assert {one["domain"] for one in why["domains"]} == set(why["ancestors"])
     assert any("by its lease" in text for text in why["sentences"])

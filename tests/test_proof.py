@@ -132,6 +132,29 @@ def test_how_nodes_learn_of_a_failure_decides_what_may_be_leased(
     assert found.passed
 
 
+def test_a_failure_that_leaves_the_broker_is_not_noticed_sooner_than_one_that_takes_it() -> None:
+    slow = with_contingency(broker_survives=False, detect_s=60.0)
+    found = row(slow, "ups-b", "ups-a-lost")
+    assert found.needed_s == pytest.approx(1.5 * (60.0 + 0.3 + 0.2 + 0.1 + 0.1))
+    assert found.load_ratio == pytest.approx(1.1)
+
+
+def test_a_policy_that_controls_nothing_passes_only_where_nothing_can_be_exceeded() -> None:
+    assert not proof_of(controlled(policy="none")).passed
+    roomy = row_site(nodes=4, oversubscription_ratio=0.6)
+    control = replace(roomy.control, policy="none")
+    zones = tuple(
+        replace(item, rating_w=2.0 * item.rating_w) if item.kind in ("zone", "rack") else item
+        for item in roomy.domains
+    )
+    assert proof_of(replace(roomy, control=control, domains=zones)).passed
+
+
+def test_a_policy_that_decides_less_often_reacts_later() -> None:
+    polca = proof_of(controlled(policy="polca")).reaction
+    assert polca.with_control_s == proof_of(controlled()).reaction.with_control_s + 1.0
+
+
 def test_with_a_trigger_of_its_own_a_node_may_have_a_safe_ceiling_for_the_present_only() -> None:
     high = with_safe_ceiling(1305)
     assert {f.state for f in proof_of(high).failures} == {"ups-a-lost", "ups-b-lost"}

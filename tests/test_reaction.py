@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from controllers.alarms import REPEAT_S, EnvelopeAlarms
 from controllers.reaction import OBSERVATIONS_MIN, ReactionMeter
 from controllers.snapshot import Snapshot
 from facility.config import ControlConfig
-from facility.wire import Event
+from facility.wire import Event, NodeTelemetry
 from tests.row import Row, domain, site_of
 
 
@@ -111,3 +112,33 @@ def test_an_alarm_that_lasts_is_repeated_and_not_each_cycle() -> None:
     assert told(alarms, 0.0, "row-1") == ["row-1"]
     assert told(alarms, REPEAT_S - 1.0, "row-1") == []
     assert told(alarms, REPEAT_S, "row-1") == ["row-1"]
+
+
+def late(row: Row, nodes: set[str], late_s: float) -> None:
+    """From now on these nodes say that their timers are late."""
+    frame = row.frame
+
+    def changed(name: str) -> NodeTelemetry:
+        telemetry = frame(name)
+        return msgspec.structs.replace(telemetry, late_s=late_s) if name in nodes else telemetry
+
+    row.frame = changed  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize(("liars_count", "counts"), [(1, False), (2, True)])
+def test_one_node_alone_does_not_slow_the_site(liars_count: int, counts: bool) -> None:
+    row = Row(site_of(nodes=10), load_ratio=0.3)
+    late(row, set(list(row.site.nodes)[:liars_count]), 1e6)
+    row.run(150)
+    measured_s = row.cycle.reactions.reaction.expire_s
+    assert (measured_s > row.cycle.reactions.bounds.expire_s) is counts
+    assert measured_s <= row.site.control.lease_s
+
+
+def test_nothing_is_raised_while_an_earlier_leaders_leases_may_hold() -> None:
+    row = Row(site_of(nodes=10), load_ratio=0.3)
+    row.run(100)
+    row.cycle.lead_as(99, now_s=row.now_s)
+    before = [node.ceiling_mhz for node in row.step().nodes]
+    during = [node.ceiling_mhz for node in row.run(3).nodes]
+    assert all(now <= then for now, then in zip(during, before, strict=True))

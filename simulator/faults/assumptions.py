@@ -18,7 +18,8 @@ from simulator.faults.world import World
 LOOK_S: Final = 0.5
 HELD_S: Final = 0.7
 """A lock that is asked for has this long to bite: the longest settling, and a look."""
-UNDER_RATIO_MAX: Final = 0.05
+UNDER_RATIO_MAX: Final = 0.03
+"""What target_ratio leaves below the capacity."""
 UNDER_S: Final = 3.0
 
 
@@ -55,15 +56,16 @@ ASSUMPTIONS: Final = (
     ),
     Assumption(
         "failure-alone",
-        "A failure whose contingency says broker_survives does not meet a loss of the broker, the"
-        " controller or the network within one lease before and one reaction after.",
+        "A failure whose contingency says broker_survives or local_trigger does not meet a loss of"
+        " the broker, the controller, the network or an agent within one lease before and one"
+        " reaction after.",
         ("lease-expired", "node-missing", "site-silent", "mode"),
     ),
     Assumption(
         "readings",
-        "The nodes' power readings are not more than 5 % of a domain's capacity below the truth for"
+        "The nodes' power readings are not more than 3 % of a domain's capacity below the truth for"
         " longer than 3 s.",
-        ("meter-disagrees", "reading-refused", "gpu-blind", "mode"),
+        ("meter-differs", "reading-refused", "gpu-blind", "mode"),
     ),
     Assumption("thermometers", "A GPU that is cooled badly has a thermometer that works."),
     Assumption("orders", "Nobody ends a contingency that is there.", ("operator-request",)),

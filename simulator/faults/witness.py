@@ -114,12 +114,16 @@ class Witness:
         now_s, log = self._world.timeline.now_s, self._logs[name]
         taken_s = log.frames.get((lease.session, lease.basis_seq), -math.inf)
         highest_mhz = max(lease.ceilings_mhz.values(), default=0)
+        armed_mhz = {
+            name: max(mhz, highest_mhz) if name in lease.active else mhz
+            for name, mhz in lease.contingency_ceilings_mhz.items()
+        }
         granted = _Granted(
             taken_s + lease.lease_s / self._factor,
             lease.session,
             _order(lease.decision_id),
             highest_mhz,
-            lease.contingency_ceilings_mhz,
+            armed_mhz,
         )
         if log.leases:
             self._check_ramp(name, log.leases[-1], granted)
