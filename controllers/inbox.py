@@ -8,10 +8,10 @@ counter.
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from controllers.door import Door, DoorClosed
+from controllers.heard import Heard
 from controllers.operator import VERBS
 from controllers.senders import Senders
 from controllers.snapshot import NodeView, Snapshot
@@ -32,7 +32,6 @@ from facility.wire import (
 )
 
 REQUESTS_MAX: Final = 256
-PAST_SESSIONS_MAX: Final = 32
 FRAMES_MAX: Final = 16_384
 """Frames and reports kept between two cycles: several of every node of a large row."""
 FRAMES_BYTES_MAX: Final = 64 * 1_024 * 1_024
@@ -60,22 +59,6 @@ def _taken(queue: deque[ItemT]) -> tuple[ItemT, ...]:
     return items
 
 
-@dataclass(slots=True)
-class _Heard:
-    """What one node has said, and the sessions that it has left behind."""
-
-    info: NodeInfo | None = None
-    status: NodeStatus | None = None
-    telemetry: NodeTelemetry | None = None
-    received_at_s: float | None = None
-    applied: Applied | None = None
-    applied_at_s: float | None = None
-
-    past_sessions: deque[str] = field(
-        default_factory=lambda: deque(maxlen=PAST_SESSIONS_MAX), repr=False
-    )
-
-
 class Inbox:
     """Stores the latest believable word of every node, and the operators' requests in order."""
 
@@ -85,7 +68,7 @@ class Inbox:
         self._topics = Topics(site.name)
         self._codec = codec
         self._door = door or Door(Verifier(None))
-        self._heard = {name: _Heard() for name in site.nodes}
+        self._heard = {name: Heard() for name in site.nodes}
         self._requests: deque[Request] = deque(maxlen=REQUESTS_MAX)
         self._answers: deque[Response] = deque(maxlen=REQUESTS_MAX)
         self._emergencies: deque[Emergency] = deque(maxlen=REQUESTS_MAX)
@@ -197,6 +180,8 @@ class Inbox:
         match what:
             case "telemetry":
                 frame = self._codec.decode(payload, NodeTelemetry)
+                if frame.node == name and not self._untimely(wall_s, frame):
+                    heard.follow(frame, now_s, stale_s=self._site.control.stale_s)
                 reason = self._doubt(wall_s, name, heard, frame)
                 if reason:
                     self._refuse(wall_s, name, *reason)
@@ -215,11 +200,12 @@ class Inbox:
                     detail = f"session {info.session} has ended"
                     self._refuse(wall_s, name, "old-session", detail)
                     return
-                if heard.info is not None and heard.info.session != info.session:
-                    heard.past_sessions.append(heard.info.session)
-                if heard.info is None or heard.info.session != info.session:
-                    heard.telemetry, heard.received_at_s = None, None
-                heard.info = info
+                if heard.other is not None and heard.other.info.session == info.session:
+                    heard.other.info = info
+                elif heard.info is None or heard.info.session != info.session:
+                    heard.begin(info)
+                else:
+                    heard.info = info
             case "status":
                 status = self._codec.decode(payload, NodeStatus)
                 if status.node != name:
@@ -240,21 +226,27 @@ class Inbox:
                 return
         self.accepted[what] += 1
 
+    def _untimely(self, wall_s: float, frame: NodeTelemetry) -> tuple[str, str] | None:
+        control = self._site.control
+        if frame.sampled_at_s > wall_s + control.clock_skew_s:
+            return "from-the-future", f"{frame.sampled_at_s - wall_s:.1f} s ahead"
+        if frame.sampled_at_s < wall_s - control.stale_s - control.clock_skew_s:
+            return "too-old", f"sampled {wall_s - frame.sampled_at_s:.1f} s ago"
+        return None
+
     def _doubt(
-        self, wall_s: float, name: str, heard: _Heard, frame: NodeTelemetry
+        self, wall_s: float, name: str, heard: Heard, frame: NodeTelemetry
     ) -> tuple[str, str] | None:
         """Why `frame` may not be believed: a reason and its detail, or None."""
-        control = self._site.control
         if frame.node != name:
             return "wrong-node", f"says node {frame.node}"
         if heard.info is None:
             return "no-birth", "telemetry before the node said what it is"
         if frame.session != heard.info.session:
             return "old-session", f"session {frame.session}, not {heard.info.session}"
-        if frame.sampled_at_s > wall_s + control.clock_skew_s:
-            return "from-the-future", f"{frame.sampled_at_s - wall_s:.1f} s ahead"
-        if frame.sampled_at_s < wall_s - control.stale_s - control.clock_skew_s:
-            return "too-old", f"sampled {wall_s - frame.sampled_at_s:.1f} s ago"
+        untimely = self._untimely(wall_s, frame)
+        if untimely is not None:
+            return untimely
         if heard.telemetry is not None and frame.seq <= heard.telemetry.seq:
             return "out-of-order", f"frame {frame.seq} after {heard.telemetry.seq}"
         if {gpu.uuid for gpu in frame.gpus} != {gpu.uuid for gpu in heard.info.gpus}:
@@ -351,7 +343,7 @@ class Inbox:
             heard.applied_at_s,
         )
 
-    def _why_missing(self, now_s: float, heard: _Heard) -> str:
+    def _why_missing(self, now_s: float, heard: Heard) -> str:
         if heard.info is None:
             return "never heard"
         if heard.received_at_s is None:

@@ -116,7 +116,30 @@ def test_a_repeated_or_overtaken_frame_changes_nothing(row: Row) -> None:
 
 def test_a_frame_of_an_old_session_changes_nothing(row: Row) -> None:
     row.is_born("n01", session="s2")
+    row.send(row.topics.node("n01", "telemetry"), new_life(row))
     assert refused(row, "n01", encode(row.frame("n01"))) == "old-session"
+
+
+def new_life(row: Row) -> NodeTelemetry:
+    """A frame of n01's session s2."""
+    return msgspec.structs.replace(row.frame("n01"), session="s2")
+
+
+def test_a_session_that_goes_on_speaking_was_not_ended_by_an_old_certificate(row: Row) -> None:
+    """Somebody sends a certificate again that a restarted controller has never seen."""
+    row.is_born("n01", session="s2")
+    assert seen(row).nodes["n01"].missing
+    row.send(row.topics.node("n01", "telemetry"), row.frame("n01"))
+    assert not seen(row).nodes["n01"].missing
+
+
+def test_a_last_frame_that_comes_late_does_not_hold_up_the_new_life(row: Row) -> None:
+    row.is_born("n01", session="s2")
+    row.send(row.topics.node("n01", "telemetry"), row.frame("n01"))
+    row.send(row.topics.node("n01", "telemetry"), new_life(row))
+    telemetry = seen(row).nodes["n01"].telemetry
+    assert telemetry is not None
+    assert telemetry.session == "s2"
 
 
 def test_a_certificate_of_a_session_that_has_ended_does_not_silence_the_new_one(row: Row) -> None:
@@ -127,6 +150,10 @@ def test_a_certificate_of_a_session_that_has_ended_does_not_silence_the_new_one(
     for info in (second, first):
         row.inbox.receive(row.now_s, row.wall_s, topic, encode(info))
     assert seen(row).nodes["n01"].info == second
+    third = msgspec.structs.replace(first, session="n01-third")
+    for info in (third, first):
+        row.inbox.receive(row.now_s, row.wall_s, topic, encode(info))
+    assert seen(row).nodes["n01"].info == third
     assert row.inbox.refused["n01", "old-session"] == 1
 
 
