@@ -27,7 +27,7 @@ servers:
 	@deploy/setup/servers
 
 test: servers $(STAMP)  ## every test, against real servers (TEST_ARGS="-k lease")
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(TEST_ARGS)
 
 check: $(STAMP)  ## format, lint, types, house rules
 	@$(BIN)/ruff format --check $(CODE)
