@@ -29,7 +29,7 @@ def _quiet() -> Iterator[None]:
 @pytest.mark.parametrize("bug", QUICK, ids=lambda bug: bug.name)
 def test_the_machine_finds_a_planted_bug(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
     bug.plant(monkeypatch)
-    seed, problem = first_seed(bug.within)
+    seed, problem = first_seed(bug)
     assert seed is not None, f"not found in {bug.within} seeds"
     assert problem
 

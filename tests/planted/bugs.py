@@ -36,6 +36,8 @@ class Bug:
     place: str
     plant: Plant
     within: int
+    only: str = ""
+    """The one kind of fault to draw, empty for all."""
 
 
 def _wrapped(owner: type, name: str, change: Callable[..., Any]) -> Plant:
@@ -193,7 +195,10 @@ BUGS: Final = (
         "no safe ceiling is written at the start", "GpuLock.due",
         _wrapped(GpuLock, "due", _not_at_start), 3,
     ),
-    Bug("heat is ignored", "HeatLimit.observe", _wrapped(HeatLimit, "observe", _nothing), 60),
+    Bug(
+        "heat is ignored", "HeatLimit.observe",
+        _wrapped(HeatLimit, "observe", _nothing), 40, "heatsink-clogged",
+    ),
     Bug("an epoch is used twice", "epoch_after", _same_epoch, 10),
     Bug(
         "changed ceilings are not in the audit", "ChangeLog._is_new",

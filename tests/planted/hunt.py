@@ -10,13 +10,14 @@ from daemon.faults_command import load_faults
 from daemon.faults_parts import LiveParts
 from daemon.simulate_command import scenario_text
 from simulator.faults.run import run_seed
-from tests.planted.bugs import BUGS
+from tests.planted.bugs import BUGS, Bug
 
 
-def first_seed(within: int) -> tuple[int | None, str]:
+def first_seed(bug: Bug) -> tuple[int | None, str]:
     """The first seed of 1..`within` that fails, and its first problem; None when none does."""
-    scenario = load_faults(scenario_text("faults"), "faults", {})
-    for seed in range(1, within + 1):
+    changes = {"only": f"[{bug.only}]"} if bug.only else {}
+    scenario = load_faults(scenario_text("faults"), "faults", changes)
+    for seed in range(1, bug.within + 1):
         result = run_seed(seed, scenario, LiveParts())
         if result.problems and not result.outside:
             return seed, result.problems[0]
@@ -29,5 +30,5 @@ def hunt(place: int) -> tuple[int, int | None, str]:
     bug = BUGS[place]
     with pytest.MonkeyPatch.context() as patch:
         bug.plant(patch)
-        seed, problem = first_seed(bug.within)
+        seed, problem = first_seed(bug)
     return place, seed, problem
