@@ -65,8 +65,8 @@ class Arrivals:
 
 
 def built_in_trace() -> Trace:
-    """The conversation trace that comes with the package (`simulator/data/README.md`)."""
-    data = resources.files("simulator").joinpath("data", BUILT_IN).read_bytes()
+    """The conversation trace that comes with the package (`simulator/data/azure/README.md`)."""
+    data = resources.files("simulator").joinpath("data", "azure", BUILT_IN).read_bytes()
     return parse_trace(BUILT_IN, data)
 
 
