@@ -22,6 +22,7 @@ from actuators.clocks import ClockActuator
 from daemon.config_file import read_config
 from daemon.exit_codes import EX_FAILED, EX_USAGE
 from daemon.faults_command import run_faults
+from daemon.sweep_command import SweepOrder, run_sweep
 from facility.compiler import did_you_mean
 from facility.config import POLICIES, PolicyName
 from facility.loader import load_document
@@ -30,8 +31,7 @@ from simulator.scenario import CheckResult, Scenario, judge, run_scenario, scena
 from simulator.trace import Trace, load_trace
 
 SEEDS_MAX: Final = 100_000
-SWITCHES: Final = {"on": "true", "off": "false"}
-"""On a command line a switch is on or off; files say true and false."""
+JOBS_MAX: Final = 1_024
 SHOWN: Final = (
     "tripped",
     "row_power_ratio_max",
@@ -62,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         action="append",
-        choices=POLICIES,
         metavar="P",
         help="only this one; may be repeated (default: those of the scenario)",
     )
@@ -75,7 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any key of the scenario, such as duration_s=60 or control.lease_s=6",
     )
     parser.add_argument("--trace", metavar="FILE", help="requests to replay, Azure 2023 format")
-    parser.add_argument("--out", metavar="DIR", help="write report.json there")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write the report there; a sweep goes on from what is there"
+    )
+    parser.add_argument(
+        "--jobs", type=_jobs, metavar="N", help="processes of a sweep (default: one for each core)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
@@ -84,7 +88,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         text = scenario_text(args.scenario)
         seeds = parse_seeds(args.seed)
-        if is_faults(text):
+        kind = kind_of(text)
+        if kind == "sweep":
+            return run_sweep(sweep_order(args, text, seeds))
+        if args.jobs is not None:
+            raise ArgumentError("--jobs is for documents of kind sweep")
+        if kind == "faults":
             return run_faults(
                 text,
                 args.scenario,
@@ -96,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
                 out=args.out,
             )
         scenario = load_scenario(args.scenario, args.set)
-        policies: Sequence[PolicyName] = args.policy or scenario.policies
+        policies = _policies(args.policy) or scenario.policies
         for policy in policies:
             scenario_site(scenario, policy)
         trace = load_trace(Path(args.trace)) if args.trace is not None else None
@@ -160,10 +169,10 @@ def scenario_text(name: str) -> str:
     return read_config(str(path))
 
 
-def is_faults(text: str) -> bool:
-    """Whether a document is the fault machine's."""
+def kind_of(text: str) -> str:
+    """What kind of experiment a document is: `faults`, `sweep`, or `run` when it does not say."""
     value = parse(text).value
-    return isinstance(value, dict) and value.get("kind") == "faults"
+    return str(value.get("kind", "run")) if isinstance(value, dict) else "run"
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:
@@ -189,6 +198,47 @@ def parse_seeds(text: str) -> list[int]:
     if not low <= high < low + SEEDS_MAX:
         raise ArgumentError(f"--seed {text}: expected at most {SEEDS_MAX} ascending seeds")
     return list(range(low, high + 1))
+
+
+def _jobs(text: str) -> int:
+    """A number of processes. Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or not 1 <= int(text) <= JOBS_MAX:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {JOBS_MAX}")
+    return int(text)
+
+
+def _policies(names: Sequence[str] | None) -> tuple[PolicyName, ...]:
+    """Names of policies as they are typed. Raises ArgumentError."""
+    known: dict[str, PolicyName] = {name: name for name in POLICIES}
+    for name in names or ():
+        if name not in known:
+            raise ArgumentError(
+                f"--policy {name}: there are {', '.join(known)}{did_you_mean(name, known)}"
+            )
+    return tuple(known[name] for name in names or ())
+
+
+def sweep_order(args: argparse.Namespace, text: str, seeds: Sequence[int]) -> SweepOrder:
+    """What was typed, for a sweep, and how to type it again. Raises ArgumentError."""
+    again = ["ampacity", "simulate", args.scenario, "--seed", args.seed]
+    again += [word for name in args.policy or () for word in ("--policy", name)]
+    again += [word for item in args.set for word in ("--set", item)]
+    for option in ("trace", "out", "jobs"):
+        if (value := getattr(args, option)) is not None:
+            again += [f"--{option}", str(value)]
+    return SweepOrder(
+        text=text,
+        name=args.scenario,
+        changes=parse_settings(args.set),
+        policies=args.policy or (),
+        seeds=seeds,
+        seed_text=args.seed,
+        again=(*again, "--json") if args.json else again,
+        trace=args.trace,
+        out=args.out,
+        jobs=args.jobs,
+        as_json=args.json,
+    )
 
 
 def _run_all(

@@ -112,19 +112,42 @@ def load_document(text: str, path: str, kind: type[ConfigT], changes: Mapping[st
         ConfigError: with every problem; a change is reported under its key.
     """
     document = parse(text)
+    refused = []
     for key, value in changes.items():
-        _put(document.value, key.split("."), parse(value).value)
+        steps = _steps(key)
+        if not isinstance(document.value, Unreadable) and not _put(
+            document.value, steps, parse(value).value
+        ):
+            refused.append(Problem(steps, "there is no such place in the document"))
+    if refused:
+        raise _error(document, path, tuple(refused))
     return _typed(document, kind, path)
 
 
-def _put(tree: object, keys: list[str], value: object) -> None:
-    """Set a value deep in mappings, making those on the way that are not there."""
-    for key in keys[:-1]:
-        if not isinstance(tree, dict):
-            return
-        tree = tree.setdefault(key, {})
-    if isinstance(tree, dict):
-        tree[keys[-1]] = value
+def _steps(key: str) -> Key:
+    """A key as people write it, `checks[0].max`, as the steps that lead there."""
+    steps: list[str | int] = []
+    for part in key.split("."):
+        name, *places = part.split("[")
+        steps += [name] if name else []
+        steps += [int(place[:-1]) if place[:-1].isdecimal() else place for place in places]
+    return tuple(steps)
+
+
+def _put(tree: object, steps: Key, value: object) -> bool:
+    """Set a value deep in mappings and lists, making mappings that are not there; False if not."""
+    for place, step in enumerate(steps, start=1):
+        old: object
+        if isinstance(tree, dict) and isinstance(step, str):
+            old = tree.get(step, {})
+            tree[step] = old if place < len(steps) else value
+        elif isinstance(tree, list) and isinstance(step, int) and step < len(tree):
+            old = tree[step]
+            tree[step] = old if place < len(steps) else value
+        else:
+            return False
+        tree = old
+    return bool(steps)
 
 
 def located(text: str, path: str, problems: tuple[Problem, ...]) -> ConfigError:
@@ -241,7 +264,7 @@ class _Walk:
         if isinstance(value, dict):
             if isinstance(kind, type) and issubclass(kind, Struct):
                 return self._struct(value, kind, key)
-            if origin is dict:
+            if origin in (dict, Mapping):
                 return self._mapping(value, kind, key)
         if isinstance(value, list) and origin is tuple:
             return self._sequence(value, get_args(kind), key)

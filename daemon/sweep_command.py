@@ -1,0 +1,149 @@
+"""`ampacity simulate` for documents of `kind: sweep`: run, resume, print, and write the report.
+
+Owns the command line's side: where the folder is, what people are told and how it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from daemon.exit_codes import EX_FAILED, EX_UNAVAILABLE, EX_USAGE
+from facility.compiler import did_you_mean
+from simulator.experiments.document import SweepScenario
+from simulator.experiments.model import MODELS, load_model, load_sweep
+from simulator.experiments.pool import Engine, ProcessEngine
+from simulator.experiments.runner import SweepFailed, Teller, run_units
+from simulator.experiments.store import FolderError, SweepFolder
+from simulator.experiments.summary import Summary, summarise
+from simulator.experiments.units import make_units
+
+EX_INTERRUPTED: Final = 130
+"""Ended by Ctrl-C, as shells count it."""
+SWITCHES: Final = {"on": "true", "off": "false"}
+SHOWN_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOrder:
+    """What was asked for on the command line."""
+
+    text: str
+    name: str
+    changes: Mapping[str, str]
+    policies: Sequence[str]
+    seeds: Sequence[int]
+    seed_text: str
+    again: Sequence[str]
+    """The command that was typed, to be typed again."""
+    trace: str | None = None
+    out: str | None = None
+    jobs: int | None = None
+    as_json: bool = False
+
+
+def run_sweep(order: SweepOrder, models: Mapping[str, str] = MODELS) -> int:
+    """Run the sweep and print what came out; returns the exit code. Raises ConfigError."""
+    changes = {key: SWITCHES.get(value, value) for key, value in order.changes.items()}
+    if order.trace is not None:
+        changes["trace"] = json.dumps(str(Path(order.trace).resolve()))
+    role, scenario = load_sweep(order.text, order.name, changes, models)
+    policies = tuple(order.policies or scenario.policies)
+    if unknown := [name for name in policies if name not in scenario.policies]:
+        known = ", ".join(scenario.policies)
+        hint = did_you_mean(unknown[0], scenario.policies)
+        tell(f"--policy {unknown[0]}: the scenario has {known}{hint}")
+        return EX_USAGE
+    with tempfile.TemporaryDirectory(prefix="ampacity-sweep-") as temporary:
+        folder = SweepFolder(Path(order.out or temporary))
+        try:
+            with closing(folder):
+                folder.start()
+                return _run(order, role, scenario, policies, folder)
+        except FolderError as error:
+            tell(str(error))
+            return EX_UNAVAILABLE
+        except SweepFailed as error:
+            tell(f"{error}{_resume(order, 'try them again')}")
+            return EX_FAILED
+        except KeyboardInterrupt:
+            tell(f"stopped{_resume(order, 'go on')}")
+            return EX_INTERRUPTED
+
+
+def tell(line: str) -> None:
+    """Say something to people."""
+    print(f"ampacity simulate: {line}", file=sys.stderr, flush=True)
+
+
+def _resume(order: SweepOrder, what: str) -> str:
+    if order.out is None:
+        return "; nothing is kept without --out DIR"
+    return f"; to {what}: {shlex.join(order.again)}"
+
+
+def _run(
+    order: SweepOrder,
+    role: str,
+    scenario: SweepScenario,
+    policies: Sequence[str],
+    folder: SweepFolder,
+) -> int:
+    began_s = time.monotonic()
+    model = load_model(role)
+    contents = model.units(scenario, policies, order.seeds)
+    units = make_units(role, contents, scenario.trace)
+    results = run_units(units, folder, _engine(order), Teller(tell, time.monotonic))
+    summary = summarise(model, scenario, policies, results)
+    document = {
+        "scenario": scenario.scenario,
+        "seed": order.seed_text,
+        "sim_seconds": summary.sim_seconds,
+        "wall_seconds": round(time.monotonic() - began_s, 3),
+        "policies": summary.policies,
+        "checks": [
+            {"name": item.name, "value": item.value, "band": item.band, "pass": item.passed}
+            for item in summary.checks
+        ],
+    }
+    print(json.dumps(document, allow_nan=False) if order.as_json else table(scenario, summary))
+    return 0 if all(item.passed for item in summary.checks) else EX_FAILED
+
+
+def _engine(order: SweepOrder) -> Engine:
+    return ProcessEngine(order.jobs)
+
+
+def table(scenario: SweepScenario, summary: Summary) -> str:
+    """Competitors as columns, the metrics that tell most as rows, then the checks."""
+    names = dict.fromkeys(name for found in summary.policies.values() for name in found)
+    shown = scenario.metrics or tuple(names)[:SHOWN_MAX]
+    wide = max([24, *(len(name) + 1 for name in shown)])
+    widths = [max(14, len(name) + 2) for name in summary.policies]
+    columns = zip(summary.policies, widths, strict=True)
+    lines = [" " * wide + "".join(f"{name:>{width}}" for name, width in columns)]
+    for metric in shown:
+        cells = [_cell(found.get(metric)) for found in summary.policies.values()]
+        row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"{metric:<{wide}}{row}")
+    lines += [
+        f"{'pass' if item.passed else 'FAIL'}  {item.name}: {_cell(item.value)}"
+        for item in summary.checks
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,113 @@
+"""Runs units on the cores of this machine, each in a fresh process, and never leaves one behind.
+
+Processes are spawned, so nothing of the parent leaks into a result; linear algebra runs on one
+thread, so its sums have one order. A worker ends itself when its parent is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
+from typing import Final, Protocol
+
+from simulator.experiments.units import Unit, UnitError, run_unit
+
+Told = Callable[[str, float], None]
+"""Told which fraction of the unit of that id is done."""
+
+LOOK_S: Final = 0.25
+ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+Outcomes = Generator[tuple[Unit, bytes | UnitError], None, None]
+
+
+class Engine(Protocol):
+    """What runs units: the cores of this machine, or somebody's cluster."""
+
+    jobs: int
+    """How many units run at once."""
+
+    def run(self, units: Sequence[Unit], told: Told) -> Outcomes:
+        """Run the units in any order; each with its result, or with why it failed.
+
+        `told` is called between results, in this thread. Closing the generator ends all work.
+        """
+
+
+class ProcessEngine:
+    """A process for each core, or as many as told."""
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = jobs or len(os.sched_getaffinity(0))
+
+    def run(self, units: Sequence[Unit], told: Told) -> Outcomes:
+        """Run the units; as each ends, give it back."""
+        context = multiprocessing.get_context("spawn")
+        queue: SimpleQueue[tuple[str, float]] = context.SimpleQueue()
+        before = {name: os.environ.get(name) for name in ONE_THREAD}
+        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+        others = multiprocessing.active_children()
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(self.jobs, len(units)), context, initializer=_begin, initargs=(queue,)
+        )
+        waiting: dict[concurrent.futures.Future[bytes], Unit] = {}
+        try:
+            waiting = {pool.submit(_run, unit): unit for unit in units}
+            while waiting:
+                done, _ = concurrent.futures.wait(
+                    waiting, LOOK_S, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                while not queue.empty():
+                    told(*queue.get())
+                for future in done:
+                    yield waiting.pop(future), _outcome(future)
+        finally:
+            for process in multiprocessing.active_children() if waiting else ():
+                if process not in others:
+                    process.terminate()
+            pool.shutdown(cancel_futures=True)
+            _restore(before)
+
+
+def _outcome(future: concurrent.futures.Future[bytes]) -> bytes | UnitError:
+    try:
+        return future.result()
+    except UnitError as error:
+        return error
+    except BrokenProcessPool:
+        return UnitError("a worker process died; the machine may have run out of memory")
+
+
+def _restore(environment: dict[str, str | None]) -> None:
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+_progress: list[SimpleQueue[tuple[str, float]]] = []
+"""In a worker: the queue back. An initializer has no other place to leave it."""
+
+
+def _begin(queue: SimpleQueue[tuple[str, float]]) -> None:
+    """A worker starts: the parent alone answers Ctrl-C, and its end is the worker's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _progress[:] = [queue]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run(unit: Unit) -> bytes:
+    return run_unit(unit, lambda fraction: _progress[0].put((unit.id, fraction)))
