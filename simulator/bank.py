@@ -76,6 +76,15 @@ def _spread(rng: np.random.Generator, count: int, ratio: float) -> FloatArray:
     return 1.0 + rng.uniform(-ratio, ratio, count)
 
 
+def _steepest(values: FloatArray, mhz: IntArray) -> FloatArray:
+    """The largest rise per grid step at or below each clock, over grids that stand end to end."""
+    rise = np.diff(values, prepend=values[0])
+    rise[np.flatnonzero(np.diff(mhz, prepend=mhz[0] + 1) < 0)] = 0.0
+    edges = np.flatnonzero(np.diff(mhz, prepend=mhz[0] + 1) < 0)
+    found = [np.maximum.accumulate(part) for part in np.split(rise, edges[1:])]
+    return np.concatenate(found)
+
+
 class GpuBank:
     """Every GPU of a site; index g runs over nodes in order, and over GPUs within a node.
 
@@ -110,6 +119,8 @@ class GpuBank:
         self._mhz = np.array([clock for _, clock in grid])
         self._phi = np.array([kind.dynamic_at(clock) for kind, clock in grid])
         self._v2 = np.array([kind.voltage_at(clock) ** 2 for kind, clock in grid])
+        self._phi_step = _steepest(self._phi, self._mhz)
+        self._v2_step = _steepest(self._v2, self._mhz)
         self._low = np.array([offset[part] for part in self.parts])
         self._high = self._low + np.array([len(part.clocks_mhz) - 1 for part in self.parts])
 
@@ -282,16 +293,14 @@ class GpuBank:
     ) -> None:
         """The part's power-cap loop, settled: it moves in 10-20 ms, well inside a step.
 
-        Power is convex in the clock, so the slope at the present clock is the steepest below it
-        and a step by it never overshoots; the lowest clock ends the search.
+        It steps by the steepest slope at or below the present clock, so it never overshoots; the
+        lowest clock ends the search.
         """
         rows, gpus = np.nonzero(over)
         for _ in range(PULL_DOWN_ROUNDS):
             at = index[rows, gpus]
             clock_w, voltage_w = by_clock_w[rows, gpus], by_voltage_w[rows, gpus]
-            below = np.maximum(at - 1, self._low[gpus])
-            slope = clock_w * (self._phi[at] - self._phi[below])
-            slope += voltage_w * (self._v2[at] - self._v2[below])
+            slope = clock_w * self._phi_step[at] + voltage_w * self._v2_step[at]
             excess = power_w[rows, gpus] - self.limit_w[gpus]
             steps = np.ceil(excess / np.maximum(slope, 0.1)).astype(np.int64)
             at = np.maximum(at - steps, self._low[gpus])

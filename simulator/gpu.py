@@ -7,8 +7,11 @@ it never decides a ceiling, and temperature is given to it (`simulator.thermal`)
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Final
+
+from simulator.calibrated import load_calibrated
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,9 @@ class GpuConstants:
             = rising linearly from there to 1 at f_max   above it
         P   = static * (1 + leak(T)) + context * phi + compute * a * phi
               + memory * m + movement * m * v^2
+
+    Where `voltage_curve_ratio` holds points (clock and voltage as shares of their highest, ascending),
+    v runs straight between them instead, and stays below the first: a measured curve.
 
     `context` is the clock tree: it follows the clock whether or not anything runs. An idle GPU
     without a context drops to `idle_clock_mhz`, one with a context stays at its ceiling, which
@@ -55,6 +61,7 @@ class GpuConstants:
     sink_j_per_k: float
     peak_flop_per_s: float
     memory_byte_per_s: float
+    voltage_curve_ratio: tuple[tuple[float, float], ...] = ()
 
     @property
     def clocks_mhz(self) -> tuple[int, ...]:
@@ -63,6 +70,8 @@ class GpuConstants:
 
     def voltage_at(self, clock_mhz: float) -> float:
         """Core voltage at `clock_mhz`, relative to the voltage at the highest clock."""
+        if self.voltage_curve_ratio:
+            return _between(self.voltage_curve_ratio, clock_mhz / self.clock_mhz_max)
         above = max(0.0, (clock_mhz - self.knee_mhz) / (self.clock_mhz_max - self.knee_mhz))
         return (1.0 + (self.voltage_ratio - 1.0) * above) / self.voltage_ratio
 
@@ -80,6 +89,15 @@ class GpuConstants:
             + (self.context_power_w + self.compute_power_w * intensity) * phi
             + (self.memory_power_w + self.movement_power_w * voltage**2) * bandwidth
         )
+
+
+def _between(points: tuple[tuple[float, float], ...], at: float) -> float:
+    """The value at `at`, straight between ascending points; the end's value outside them."""
+    right = bisect_right(points, at, key=lambda point: point[0])
+    if right == 0 or right == len(points):
+        return points[min(right, len(points) - 1)][1]
+    (low, low_value), (high, high_value) = points[right - 1], points[right]
+    return low_value + (high_value - low_value) * (at - low) / (high - low)
 
 
 LEAK_SHARE: Final = 0.5  # half of the static part leaks                            assumption
@@ -120,6 +138,8 @@ H100_SXM: Final = GpuConstants(
     memory_byte_per_s=3.35e12,  # from memory
 )
 
+_A100: Final = load_calibrated().parts["a100"]
+
 A100_SXM_80: Final = GpuConstants(
     name="NVIDIA A100-SXM4-80GB",
     clock_mhz_min=210,  # nvidia-smi dumps
@@ -129,13 +149,13 @@ A100_SXM_80: Final = GpuConstants(
     brake_clock_mhz=288,  # POLCA preprint (arXiv 2308.12908)
     power_limit_w=400.0,  # nvidia-smi dumps
     power_limit_w_min=100.0,  # nvidia-smi dumps
-    static_power_w=52.0,  # fitted: 53.7 W idle (arXiv 2605.23918)
-    context_power_w=28.0,  # fitted: 80.0 W idle with a context at 1410 MHz (same)
-    compute_power_w=325.0,  # assumption: full dense demand 1.12 of the limit
-    memory_power_w=140.0,  # sum of the two fitted to splitwise-sim: 118 + 284 W x bandwidth use
-    movement_power_w=144.0,
-    knee_mhz=1000,  # assumption; the measured knee of the zeus-perseus sweep is near 1080
-    voltage_ratio=1.20,  # assumption
+    static_power_w=_A100.static_power_w,
+    context_power_w=_A100.context_power_w,
+    compute_power_w=_A100.compute_power_w,
+    memory_power_w=_A100.memory_power_w,
+    movement_power_w=_A100.movement_power_w,
+    knee_mhz=1080,  # of the zeus-perseus sweep, for a law without the curve
+    voltage_ratio=1.25,  # as above
     operating_temperature_c_max=85.0,  # nvidia-smi dumps, as are the next three
     slowdown_temperature_c=89.0,
     shutdown_temperature_c=92.0,
@@ -146,6 +166,7 @@ A100_SXM_80: Final = GpuConstants(
     sink_j_per_k=700.0,
     peak_flop_per_s=312e12,  # dense BF16                                           from memory
     memory_byte_per_s=2.039e12,  # from memory
+    voltage_curve_ratio=_A100.voltage_curve_ratio,
 )
 
 PARTS: Final = {"h100": H100_SXM, "a100": A100_SXM_80}

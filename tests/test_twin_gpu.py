@@ -95,10 +95,21 @@ def test_a100_decode_power_is_within_a_tenth_of_what_splitwise_measured(
     assert power_w == pytest.approx(measured_w, rel=0.10)
 
 
-def test_a100_prefill_saves_a_fifth_to_a_quarter_at_1110_mhz() -> None:
-    at_top_w = min(A100_SXM_80.power_w_at(1410, intensity=1.0, bandwidth=0.15), 400.0)
-    at_1110_w = A100_SXM_80.power_w_at(1110, intensity=1.0, bandwidth=0.15)
-    assert 0.74 <= at_1110_w / at_top_w <= 0.80
+@pytest.mark.parametrize(
+    ("clock_mhz", "measured_ratio"),
+    [(855, 0.495), (1005, 0.563), (1110, 0.624), (1200, 0.724), (1275, 0.845), (1350, 0.960)],
+)
+def test_a100_prefill_draws_the_share_that_perseus_measured_at_each_clock(
+    clock_mhz: int, measured_ratio: float
+) -> None:
+    at_top_w = A100_SXM_80.power_w_at(1410, intensity=1.0, bandwidth=0.18)
+    power_w = A100_SXM_80.power_w_at(clock_mhz, intensity=1.0, bandwidth=0.18)
+    assert power_w / at_top_w == pytest.approx(measured_ratio, rel=0.02)
+
+
+def test_a100_prefill_saves_a_quarter_of_its_limit_at_1110_mhz() -> None:
+    at_1110_w = A100_SXM_80.power_w_at(1110, intensity=1.0, bandwidth=0.18)
+    assert at_1110_w / 400.0 == pytest.approx(0.74, abs=0.02)
 
 
 @pytest.mark.parametrize(

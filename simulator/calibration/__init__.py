@@ -1,0 +1,1 @@
+"""Fits the twin's constants to measurements, and checks each fit on what was not fitted."""
