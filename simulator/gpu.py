@@ -27,8 +27,8 @@ class GpuConstants:
         P   = static * (1 + leak(T)) + context * phi + compute * a * phi
               + memory * m + movement * m * v^2
 
-    Where `voltage_curve_ratio` holds points (clock and voltage as shares of their highest, ascending),
-    v runs straight between them instead, and stays below the first: a measured curve.
+    Where `voltage_curve_ratio` holds points (clock and voltage as shares of their highest,
+    ascending), v runs straight between them instead, and stays below the first: a measured curve.
 
     `context` is the clock tree: it follows the clock whether or not anything runs. An idle GPU
     without a context drops to `idle_clock_mhz`, one with a context stays at its ceiling, which
