@@ -67,7 +67,16 @@ ASSUMPTIONS: Final = (
         " longer than 3 s.",
         ("meter-differs", "reading-refused", "gpu-blind", "mode"),
     ),
-    Assumption("thermometers", "A GPU that is cooled badly has a thermometer that works."),
+    Assumption(
+        "badly-cooled",
+        "A GPU that is cooled badly has a thermometer that works, obeys its locks, and its agent"
+        " lives: nothing else that software can do would cool it.",
+        (
+            "lock-drifted", "node-uncontrollable", "node-missing", "ceiling-deviates", "gpu-blind",
+            "gpu-lost", "driver-lost", "site-silent", "lease-expired", "reading-refused",
+            "gpu-limited",
+        ),
+    ),
     Assumption("orders", "Nobody ends a contingency that is there.", ("operator-request",)),
     Assumption(
         "memory",
@@ -103,7 +112,8 @@ class Watch:
     def look(self) -> None:
         """Look at the truth; called every LOOK_S."""
         world = self._world
-        self._look_at_locks()
+        loose = [name for name, host in world.nodes.items() if self._is_loose(host)]
+        self._look_at_locks(loose)
         self._look_at_failures()
         self._look_at_readings()
         for host in world.nodes.values():
@@ -111,8 +121,9 @@ class Watch:
                 self.breaks("memory")
             for gpu in host.chassis.gpus:
                 blind = gpu.thermometer_stuck_c is not None or gpu.stuck or gpu.garbage or gpu.hung
-                if blind and world.plant.clog[gpu.index] > 1.0:
-                    self.breaks("thermometers")
+                helpless = blind or host.name in loose
+                if helpless and world.plant.clog[gpu.index] > 1.0:
+                    self.breaks("badly-cooled")
 
     def look_at_wear(self) -> None:
         """After each step: an overload that begins on a protection that is not rested."""
@@ -127,9 +138,8 @@ class Watch:
                 if tree.wear_ratio[row] > spare:
                     self.breaks("rested")
 
-    def _look_at_locks(self) -> None:
+    def _look_at_locks(self, loose: list[str]) -> None:
         world = self._world
-        loose = [name for name, host in world.nodes.items() if self._is_loose(host)]
         if not loose:
             return
         world.counts["state:node-loose"] += 1
