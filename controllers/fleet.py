@@ -8,13 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from controllers.tree import BoolArray, FloatArray, IntArray, Tree
 from facility.topology import GpuModel, Site
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+__all__ = ["EVERY", "BoolArray", "Fleet", "FloatArray", "IntArray", "Places"]
 
 Places = slice | IntArray
 EVERY: Final = slice(None)
@@ -41,10 +39,14 @@ class Fleet:
         self.brake_ceiling_mhz = np.array([model.gpu.brake_ceiling_mhz for model in models])
         self.idle_w = np.array([model.gpu.idle_power_w for model in models])
         self.low_priority = np.array([node.priority == "low" for node in site.nodes.values()])
+        self.is_zone = np.array([domain.is_zone for domain in site.domains.values()])
         gpus = {model.gpu.name: model.gpu for model in models}
         rank = {name: place for place, name in enumerate(gpus)}
         self._gpu_rank = np.array([rank[model.gpu.name] for model in models])
         self._gpu_power_w = np.stack([_power_by_mhz(gpu) for gpu in gpus.values()])
+        self.power_w_max = self.worst_case_w(self.clock_mhz_max)
+        """The most that each node can draw without any lock, W."""
+        self._tree: Tree | None = None
         self._shares: dict[frozenset[str], FloatArray] = {}
         self._capacity_w: dict[frozenset[str], FloatArray] = {}
 
@@ -67,11 +69,6 @@ class Fleet:
         gpu_w = self.gpu_power_w(ceiling_mhz, nodes)
         worst_w: FloatArray = self.overhead_w[nodes] + self.gpu_factor[nodes] * gpu_w
         return worst_w
-
-    @property
-    def power_w_max(self) -> FloatArray:
-        """The most that each node can draw without any lock, W."""
-        return self.worst_case_w(self.clock_mhz_max)
 
     def predict_w(
         self,
@@ -101,8 +98,15 @@ class Fleet:
             for domain, row in self.site.shares(active).items():
                 for node, share in row.items():
                     matrix[self.domain_index[domain], self.node_index[node]] = share
+            matrix.setflags(write=False)
             self._shares[active] = matrix
         return self._shares[active]
+
+    def tree(self, shares: FloatArray) -> Tree:
+        """The tree of a matrix of shares, made anew only when it is another matrix than before."""
+        if self._tree is None or self._tree.shares is not shares:
+            self._tree = Tree(shares)
+        return self._tree
 
     def capacity_w(self, active: frozenset[str]) -> FloatArray:
         """What each domain may carry while `active` contingencies last, W; 0 when lost."""

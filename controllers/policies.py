@@ -1,13 +1,12 @@
 """The policies, one class each, compared in one run by name.
 
 `none` does nothing at all; `brake-only` waits for the limit and then brakes (POLCA's No-cap);
-`uniform` slows every node of a domain alike; `ampacity` slows low priority first; `polca` is the
-paper's two thresholds.
+`uniform` slows every node of a domain alike; `ampacity` slows low priority first; `polca`,
+`one-threshold-low` and `one-threshold-all` are the paper's fixed thresholds.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import numpy as np
@@ -15,6 +14,12 @@ import numpy as np
 from controllers.fitting import Stage, lowered_to_fit, stages_by_priority
 from controllers.fleet import FloatArray, IntArray
 from controllers.policy import BrakeLatch, Policy, Proposal, Situation, unbound
+from controllers.thresholds import (
+    ONE_THRESHOLD_ALL,
+    ONE_THRESHOLD_LOW,
+    POLCA,
+    ThresholdPolicy,
+)
 from facility.config import PolicyName
 
 BRAKE_AFTER_CYCLES: Final = 3
@@ -32,7 +37,7 @@ class NonePolicy:
     def propose(self, situation: Situation) -> Proposal:
         """Highest clocks, whatever happens."""
         return Proposal(
-            situation.fleet.clock_mhz_max.astype(np.int64),
+            situation.fleet.clock_mhz_max,
             unbound(situation),
             np.zeros(len(situation.fleet.domains), dtype=np.bool_),
         )
@@ -49,7 +54,7 @@ class BrakeOnlyPolicy:
     def propose(self, situation: Situation) -> Proposal:
         """Brake or nothing."""
         brake = self._latch.step(situation)
-        return Proposal(situation.fleet.clock_mhz_max.astype(np.int64), unbound(situation), brake)
+        return Proposal(situation.fleet.clock_mhz_max, unbound(situation), brake)
 
 
 class ShavingPolicy:
@@ -139,67 +144,6 @@ class ShavingPolicy:
         return np.argmax(weighted, axis=0).astype(np.int64), weighted.max(axis=0)
 
 
-class PolcaPolicy:
-    """POLCA, Algorithm 1, per domain: two thresholds with hysteresis, low priority first.
-
-    Above T1 low priority goes to the base clock; above T2 low priority goes lower, and high
-    priority follows if that was not enough by the next decision; at 100 % everything brakes.
-    Clocks are the paper's A100 clocks as shares of its highest, 1410 MHz.
-    """
-
-    prearms = True
-
-    T1: Final = 0.80
-    T2: Final = 0.89
-    HYSTERESIS: Final = 0.05
-    LOW_T1: Final = 1275 / 1410
-    LOW_T2: Final = 1110 / 1410
-    HIGH_T2: Final = 1305 / 1410
-    PERIOD_S: Final = 2.0
-    """One reading of the row's meter; a decision must show before the next (papers: section 4)."""
-
-    def __init__(self, domain_count: int) -> None:
-        self._decided_s = -math.inf
-        self._level = np.zeros(domain_count, dtype=np.int64)  # 0 free, 1 T1, 2 T2 low, 3 T2 high
-        self._latch = BrakeLatch(domain_count, engage_s=0.0)
-
-    def propose(self, situation: Situation) -> Proposal:
-        """One decision of every domain's state machine; the lowest ceiling wins."""
-        brake = self._latch.step(situation)
-        if situation.now_s - self._decided_s >= self.PERIOD_S - 1e-6:
-            self._decided_s = situation.now_s
-            self._step(situation.domain_power_w / np.maximum(situation.capacity_w, 1.0))
-        fleet = situation.fleet
-        wanted = fleet.clock_mhz_max.astype(np.int64)
-        bound_by = unbound(situation)
-        for domain in np.flatnonzero(self._level):
-            below = situation.shares[domain] > 0.0
-            low = self.LOW_T1 if self._level[domain] == 1 else self.LOW_T2
-            high = self.HIGH_T2 if self._level[domain] == 3 else 1.0
-            share = np.where(fleet.low_priority, low, high)
-            limit = fleet.snap_mhz(share * fleet.clock_mhz_max)
-            bound_by[below & (limit < wanted)] = domain
-            wanted = np.where(below, np.minimum(wanted, limit), wanted)
-        if situation.hold:
-            wanted = np.minimum(wanted, situation.ceiling_mhz)
-        return Proposal(wanted, bound_by, brake)
-
-    def _step(self, ratio: FloatArray) -> None:
-        level = self._level
-        up = np.select(
-            [ratio >= self.T2, ratio >= self.T1],
-            [np.clip(level + 1, 2, 3), np.maximum(level, 1)],
-            level,
-        )
-        down = np.select(
-            [ratio < self.T1 - self.HYSTERESIS, ratio < self.T2 - self.HYSTERESIS],
-            # High priority is freed first, then low: one step a decision, never all at once.
-            [np.maximum(level - 1, 0), np.where(level > 1, level - 1, level)],
-            level,
-        )
-        self._level = np.where(ratio >= self.T1, np.where(up > level, up, down), down)
-
-
 def make_policy(name: PolicyName, *, domain_count: int, cycle_s: float) -> Policy:
     """The policy that `name` stands for."""
     match name:
@@ -212,4 +156,8 @@ def make_policy(name: PolicyName, *, domain_count: int, cycle_s: float) -> Polic
         case "ampacity":
             return ShavingPolicy(domain_count, by_priority=True, cycle_s=cycle_s)
         case "polca":
-            return PolcaPolicy(domain_count)
+            return ThresholdPolicy(domain_count, POLCA)
+        case "one-threshold-low":
+            return ThresholdPolicy(domain_count, ONE_THRESHOLD_LOW)
+        case "one-threshold-all":
+            return ThresholdPolicy(domain_count, ONE_THRESHOLD_ALL)

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from controllers.fleet import EVERY, BoolArray, Fleet, FloatArray, IntArray, Places
+from controllers.tree import NOBODY, Tree
 from facility.config import ControlConfig
 
 
@@ -44,21 +45,24 @@ class Situation:
     hold: bool  # too much is missing: raise nothing
 
     @cached_property
+    def tree(self) -> Tree:
+        """Who hangs on whom."""
+        return self.fleet.tree(self.shares)
+
+    @cached_property
     def domain_power_w(self) -> FloatArray:
         """Power of each domain now, W."""
-        result: FloatArray = self.shares @ self.power_w
-        return result
+        return self.tree.load(self.power_w)
 
     @cached_property
     def forecast_w(self) -> FloatArray:
         """Power of each domain at the horizon, W."""
         return self._bounded_w(self.domain_power_w + self.rise_w, self.ceiling_mhz)
 
-    @cached_property
+    @property
     def alive(self) -> BoolArray:
         """Domains that any node still loads; a capacity of nothing is a limit, not an absence."""
-        carries: BoolArray = np.any(self.shares > 0.0, axis=1)
-        return carries
+        return self.tree.alive
 
     def predicted_w(self, wanted_mhz: IntArray) -> FloatArray:
         """Each domain's power at the horizon if nodes had `wanted_mhz`, W.
@@ -66,7 +70,7 @@ class Situation:
         The expected rise shrinks and grows with the power it is a rise of.
         """
         now_w = self.domain_power_w
-        then_w = self.shares @ self.fleet.predict_w(self.power_w, self.measured_mhz, wanted_mhz)
+        then_w = self.tree.load(self.fleet.predict_w(self.power_w, self.measured_mhz, wanted_mhz))
         scale = np.divide(then_w, now_w, out=np.ones_like(now_w), where=now_w > 0.0)
         return self._bounded_w(then_w + self.rise_w * scale, wanted_mhz)
 
@@ -88,7 +92,7 @@ class Situation:
 
     def _bounded_w(self, forecast_w: FloatArray, ceiling_mhz: IntArray) -> FloatArray:
         """No forecast is above what the ceilings allow at all."""
-        return np.minimum(forecast_w, self.shares @ self._worst_w(ceiling_mhz, EVERY))
+        return np.minimum(forecast_w, self.tree.load(self._worst_w(ceiling_mhz, EVERY)))
 
     def _worst_w(self, ceiling_mhz: IntArray, nodes: Places) -> FloatArray:
         """The most that nodes can draw: by the table and what they were seen to add to it.
@@ -122,7 +126,7 @@ class Policy(Protocol):
 
 def unbound(situation: Situation) -> IntArray:
     """Nobody bound by any domain."""
-    return np.full(len(situation.fleet.nodes), -1, dtype=np.int64)
+    return np.full(len(situation.fleet.nodes), NOBODY, dtype=np.int64)
 
 
 ZONE_ENGAGE_S: Final = 30.0
@@ -141,7 +145,9 @@ class BrakeLatch:
         self._over_since_s = np.full(domain_count, np.inf)
         self._quiet_since_s = np.full(domain_count, np.inf)
         self._engaged = np.zeros(domain_count, dtype=np.bool_)
+        self._watching = False
         self._engage_s = engage_s
+        self._engage_by_domain_s: FloatArray | None = None
         self._quiet_s = quiet_s
 
     def step(self, situation: Situation) -> BoolArray:
@@ -149,12 +155,20 @@ class BrakeLatch:
         now_s = situation.now_s
         power_w, rated_w = situation.domain_power_w, situation.rated_w
         over = situation.alive & (power_w > rated_w)
+        if not self._watching and not over.any():
+            return self._engaged.copy()
         quiet = power_w < situation.control.release_ratio * rated_w
         self._over_since_s = np.where(over, np.minimum(self._over_since_s, now_s), np.inf)
         self._quiet_since_s = np.where(quiet, np.minimum(self._quiet_since_s, now_s), np.inf)
-        slow = np.array([domain.is_zone for domain in situation.fleet.site.domains.values()])
-        engage_s = np.where(slow, np.maximum(self._engage_s, ZONE_ENGAGE_S), self._engage_s)
-        engage = over & (now_s - self._over_since_s >= engage_s)
+        engage = over & (now_s - self._over_since_s >= self._engage_after_s(situation.fleet))
         release = now_s - self._quiet_since_s >= self._quiet_s
         self._engaged = (self._engaged | engage) & ~(release & ~engage) & situation.alive
+        # A quiet while counts from the brake on, so that without one there is nothing to watch.
+        self._watching = bool(over.any() or self._engaged.any())
         return self._engaged.copy()
+
+    def _engage_after_s(self, fleet: Fleet) -> FloatArray:
+        if self._engage_by_domain_s is None:
+            slow_s = max(self._engage_s, ZONE_ENGAGE_S)
+            self._engage_by_domain_s = np.where(fleet.is_zone, slow_s, self._engage_s)
+        return self._engage_by_domain_s

@@ -22,7 +22,11 @@ from facility.wire import Lease
 Hop = Literal["report", "decide", "act", "expire"]
 HOPS: Final[tuple[Hop, ...]] = ("report", "decide", "act", "expire")
 
-DECISION_S: Final[dict[PolicyName, float]] = {"polca": 2.0}
+DECISION_S: Final[dict[PolicyName, float]] = {
+    "polca": 2.0,
+    "one-threshold-low": 2.0,
+    "one-threshold-all": 2.0,
+}
 """Policies that decide less often than a cycle (POLCA: one reading of the row's meter)."""
 QUANTILE: Final = 0.999
 OBSERVATIONS_MIN: Final = 1_000

@@ -7,14 +7,16 @@ where the file is compiled (`facility.compiler`).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
 from facility.wire import QUALITY_LEVELS_MAX, Name
 
-PolicyName = Literal["none", "brake-only", "uniform", "polca", "ampacity"]
-POLICIES: tuple[PolicyName, ...] = ("none", "brake-only", "uniform", "polca", "ampacity")
+PolicyName = Literal[
+    "none", "brake-only", "uniform", "one-threshold-low", "one-threshold-all", "polca", "ampacity"
+]
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
 
 PositiveW = Annotated[float, Meta(gt=0.0, le=1e9)]
 NonNegativeW = Annotated[float, Meta(ge=0.0, le=1e9)]
@@ -156,8 +158,8 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     Power is kept under `target_ratio` of capacity; shaving begins when the forecast passes it and
     ends below `release_ratio`, and a ceiling rises by at most `raise_ratio_per_s` of the clock
     range each second. A brake is released to the safe ceiling once power is below `release_ratio`.
-    `forecast_quantile` is the share of futures that the forecast covers, `spike_ratio` the fastest
-    rise of an inference row within one reaction (POLCA: 9 % within 2 s, for a whole row).
+    A clock follows a decision after `actuation_s`, part of the reaction `horizon_s`. The forecast
+    covers `forecast_quantile` of futures; `spike_ratio` is the fastest rise (POLCA: 9 % in 2 s).
 
     What clocks cannot solve is taken from requests, in steps (`controllers.escalation`): the next
     `escalation_settle_s` after the one before, each undone after `escalation_calm_s` with room,
@@ -176,6 +178,7 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     stale_s: PeriodS = 3.0
     clock_skew_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 2.0
     horizon_s: PeriodS = 3.0
+    actuation_s: PeriodS = 0.4
     target_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.97
     release_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.92
     raise_ratio_per_s: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.02

@@ -338,7 +338,7 @@ def test_nobody_is_asked_who_cannot_be_routed() -> None:
     assert hill.climb(row_1=OVER) == []
 
 
-@pytest.mark.parametrize("policy", ["none", "brake-only", "uniform", "polca"])
+@pytest.mark.parametrize("policy", ["none", "brake-only", "uniform", "one-threshold-all", "polca"])
 def test_baselines_are_clocks_and_weights_alone(policy: PolicyName) -> None:
     hill = Hill(site_with(policy=policy))
     assert hill.climb(row_1=OVER) == []

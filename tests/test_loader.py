@@ -111,13 +111,13 @@ def test_every_problem_of_a_file_is_reported_at_once_in_the_order_of_its_lines()
         at(
             "policy: polka",
             "control.policy: 'polka' is not allowed; expected one of ampacity, brake-only, none,"
-            " polca, uniform; did you mean 'polca'?",
+            " one-threshold-all, one-threshold-low, polca, uniform; did you mean 'polca'?",
         ),
         at("shadow: no", "control.shadow: 'no' is not allowed; expected true or false"),
         at(
             "cycles_s",
             "control.cycles_s: unknown key; allowed are policy, shadow, cycle_s, telemetry_s,"
-            " lease_s, stale_s, clock_skew_s, horizon_s, target_ratio, release_ratio,"
+            " lease_s, stale_s, clock_skew_s, horizon_s, actuation_s, target_ratio, release_ratio,"
             " raise_ratio_per_s, forecast_quantile, spike_ratio, missing_ratio_max,"
             " automatic_steps_per_minute_max, escalation_settle_s, escalation_calm_s,"
             " escalation_batch_ratio, ledger, ignored_locks_max, reaction;"

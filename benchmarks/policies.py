@@ -1,0 +1,67 @@
+"""What one decision of each policy costs, for one row and for a sweep of twenty rows at once.
+
+The load is a wave through every threshold, with noise, so that policies have work to do. Every
+policy sees the same wave; what it decides changes what the nodes draw. The last column sets each
+policy against `brake-only`, which only adds up power and compares it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import numpy as np
+
+from benchmarks._rows import Course, rows_site
+from benchmarks._table import Figure, machine, percentile, show
+from controllers.holding import held
+from controllers.policies import make_policy
+from facility.config import POLICIES, PolicyName
+
+STEPS: Final = 3_000
+SIZES: Final = ((20, 60, 150.0), (1, 40, 60.0))
+"""Rows, nodes per row, and the budget of one proposal in us."""
+
+
+def proposals_us(policy_name: PolicyName, rows: int, nodes: int) -> tuple[list[float], float]:
+    """What each proposal took, and the share of steps in which any node was slowed."""
+    site = rows_site(rows, nodes, policy_name)
+    course = Course(site, seed=3, steps=STEPS)
+    policy = make_policy(policy_name, domain_count=rows, cycle_s=site.control.cycle_s)
+    nobody = np.zeros(rows * nodes, dtype=np.bool_)
+    took_us, slowed = [], 0
+    for step in range(STEPS):
+        situation = course.situation(step)
+        begun_ns = time.thread_time_ns()
+        proposal = policy.propose(situation)
+        took_us.append((time.thread_time_ns() - begun_ns) / 1e3)
+        course.ceiling_mhz = held(
+            situation, proposal, brake=proposal.brake, missing=nobody, blind=nobody
+        )
+        slowed += bool((course.ceiling_mhz < course.fleet.clock_mhz_max).any())
+    return took_us, slowed / STEPS
+
+
+def compared(rows: int, nodes: int, most_us: float) -> list[Figure]:
+    """One line per policy."""
+    found = {name: proposals_us(name, rows, nodes) for name in POLICIES}
+    least_us = float(np.mean(found["brake-only"][0]))
+    figures = []
+    for name, (took_us, slowed) in found.items():
+        mean_us = float(np.mean(took_us))
+        figures.append(
+            Figure(
+                f"{rows} x {nodes} nodes: {name}, slowing in {100 * slowed:.0f} % of steps",
+                f"{mean_us:.0f} us, p99 {percentile(took_us, 0.99):.0f} us,"
+                f" {mean_us / least_us:.1f} x brake-only",
+                f"<= {most_us:g} us",
+                within=mean_us <= most_us,
+            )
+        )
+    return figures
+
+
+def main() -> None:
+    """Print one line per policy and size."""
+    print(machine())
+    show([figure for size in SIZES for figure in compared(*size)])
