@@ -27,8 +27,10 @@ from facility.compiler import did_you_mean
 from facility.config import POLICIES, PolicyName
 from facility.loader import load_document
 from facility.strict_yaml import parse
+from simulator.loads.formats import load_file
+from simulator.loads.trace import Trace
+from simulator.loads.workload import Workload
 from simulator.scenario import CheckResult, Scenario, judge, run_scenario, scenario_site
-from simulator.trace import Trace, load_trace
 
 SEEDS_MAX: Final = 100_000
 JOBS_MAX: Final = 1_024
@@ -45,6 +47,7 @@ SHOWN: Final = (
 )
 
 Metrics = dict[str, object]
+Load = Trace | Workload
 
 
 class ArgumentError(ValueError):
@@ -73,7 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="any key of the scenario, such as duration_s=60 or control.lease_s=6",
     )
-    parser.add_argument("--trace", metavar="FILE", help="requests to replay, Azure 2023 format")
+    parser.add_argument(
+        "--trace", metavar="FILE", help="recorded load, CSV or JSON lines (docs/loads.md)"
+    )
     parser.add_argument(
         "--out", metavar="DIR", help="write the report there; a sweep goes on from what is there"
     )
@@ -108,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         policies = _policies(args.policy) or scenario.policies
         for policy in policies:
             scenario_site(scenario, policy)
-        trace = load_trace(Path(args.trace)) if args.trace is not None else None
+        trace = load_file(Path(args.trace)) if args.trace is not None else None
     except ArgumentError as error:
         print(f"ampacity simulate: {error}", file=sys.stderr)
         return EX_USAGE
@@ -242,7 +247,7 @@ def sweep_order(args: argparse.Namespace, text: str, seeds: Sequence[int]) -> Sw
 
 
 def _run_all(
-    scenario: Scenario, policies: Sequence[PolicyName], seeds: Sequence[int], trace: Trace | None
+    scenario: Scenario, policies: Sequence[PolicyName], seeds: Sequence[int], trace: Load | None
 ) -> dict[tuple[PolicyName, int], Metrics]:
     """Every policy with every seed, on all cores, with progress on stderr."""
     jobs = [(policy, seed) for policy in policies for seed in seeds]
@@ -263,7 +268,7 @@ def _run_all(
     return results
 
 
-def _one(scenario: Scenario, policy: PolicyName, seed: int, trace: Trace | None) -> Metrics:
+def _one(scenario: Scenario, policy: PolicyName, seed: int, trace: Load | None) -> Metrics:
     return dict(run_scenario(scenario, policy, seed=seed, trace=trace, make_writer=ClockActuator))
 
 

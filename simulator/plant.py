@@ -27,9 +27,12 @@ from simulator.engine import Engine
 from simulator.gpu import part_named
 from simulator.latency import LatencyBook
 from simulator.lifecycle import Lifecycle
+from simulator.loads.blocks import Source
+from simulator.loads.source import source_of
+from simulator.loads.trace import Trace
+from simulator.loads.workload import Workload
 from simulator.serving import Engines
 from simulator.thermal import Heat, ZoneAir
-from simulator.trace import Load, Trace, built_in_trace
 from simulator.truth import (
     NodeTruth,
     PlantTruth,
@@ -53,16 +56,18 @@ class PlantSettings:
     `requests_per_node_s` is the default load of a node with a service: the default row then needs
     about its capacity at full clocks, with 60-75 % of its engines' throughput in use.
     `mean_requests_per_s`, if given, is the whole site's instead. `spread_s` is how far the copies
-    of the trace are shifted against each other (see `Load`). The plant warms up for `warm_up_s`
-    before its time 0, uncounted and with protections at rest. `dt_s` is at most 0.25.
+    of the trace are shifted against each other; a workload begins at its time `load_begin_s`. The
+    plant warms up for `warm_up_s` before its time 0, uncounted and with protections at rest.
+    `dt_s` is at most 0.25.
     """
 
     seed: int = 1
     dt_s: float = 0.1
     requests_per_node_s: float = 6.5
     mean_requests_per_s: float | None = None
-    trace: Trace | None = None
+    trace: Trace | Workload | None = None
     spread_s: float | None = None
+    load_begin_s: float = 0.0
     warm_up_s: float = 60.0
     boot_s: float = 120.0
     engine: Engine = field(default_factory=Engine)
@@ -87,7 +92,7 @@ class Plant:
         if not 0.0 < self.settings.dt_s <= 0.25:
             raise ValueError(f"dt_s is {self.settings.dt_s:g}; expected above 0 and at most 0.25")
         seeds = np.random.SeedSequence(self.settings.seed).spawn(5)
-        boards, air, load, self._rng, meters = (np.random.default_rng(seed) for seed in seeds)
+        boards, air, _, self._rng, meters = (np.random.default_rng(seed) for seed in seeds)
         self._nodes = tuple(site.nodes.values())
         self._places = {node.name: place for place, node in enumerate(self._nodes)}
         counts = np.array([node.model.gpu_count for node in self._nodes])
@@ -110,24 +115,26 @@ class Plant:
             book=self.book,
             priorities=PRIORITIES,
         )
-        self._load = self._scaled_load(load)
+        self._load = self._source(seeds[2])
         spread = self.settings.meter_spread
         self._meter_gain = 1.0 + meters.uniform(-spread, spread, len(self._nodes))
         self._meter_follows = 1.0 - math.exp(-self.settings.dt_s / self.settings.meter_lag_s)
         self._set_up_nodes()
 
-    def _scaled_load(self, rng: np.random.Generator) -> Load | None:
+    def _source(self, seed: np.random.SeedSequence) -> Source | None:
         """The load, or None where no node serves anything."""
         serving = sum(node.service is not None for node in self._nodes)
         if not serving:
             return None
         rate = self.settings.mean_requests_per_s
-        return Load(
-            self.settings.trace or built_in_trace(),
+        return source_of(
+            self.settings.trace,
             rate_per_s=self.settings.requests_per_node_s * serving if rate is None else rate,
-            rng=rng,
+            seed=seed,
+            priorities=PRIORITIES,
             start_s=-self.settings.warm_up_s,
             spread_s=self.settings.spread_s,
+            begin_s=self.settings.load_begin_s,
         )
 
     def _set_up_nodes(self) -> None:

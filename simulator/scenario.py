@@ -18,9 +18,11 @@ from facility.example import row_site
 from facility.topology import Site
 from facility.wire import Name
 from simulator.hands import PlainWriter
+from simulator.loads.named import WorkloadName, workload_named
+from simulator.loads.trace import Trace
+from simulator.loads.workload import Workload
 from simulator.offline import Failure, MakeWriter, OfflineRun
 from simulator.plant import PlantSettings
-from simulator.trace import Trace
 from simulator.truth import ReportValue
 from simulator.watch import verdict
 
@@ -39,7 +41,13 @@ class RowScenario(_Section, frozen=True, kw_only=True):
 
 
 class LoadScenario(_Section, frozen=True, kw_only=True):
-    """Requests: the trace scaled to a mean rate; `spread_s` shifts its copies (see the twin)."""
+    """Requests: the trace scaled to a mean rate; `spread_s` shifts its copies (see the twin).
+
+    A `workload` is drawn from instead, from its time `begin_s` on; the rate is its mean.
+    """
+
+    workload: WorkloadName | None = None
+    begin_s: Annotated[float, Meta(ge=0.0, le=6_048_000.0)] = 0.0
 
     requests_per_node_s: Annotated[float, Meta(gt=0.0, le=1_000.0)] = 6.5
     spread_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] | None = None
@@ -122,7 +130,7 @@ def run_scenario(
     policy: PolicyName,
     *,
     seed: int,
-    trace: Trace | None = None,
+    trace: Trace | Workload | None = None,
     make_writer: MakeWriter = PlainWriter,
 ) -> dict[str, ReportValue | str]:
     """Run one policy of a scenario once; the same arguments give the same report.
@@ -137,10 +145,13 @@ def run_scenario(
         if failure.contingency not in site.contingencies:
             known = ", ".join(site.contingencies)
             raise ValueError(f"failure.contingency: {failure.contingency!r} is none of {known}")
+    if trace is None and scenario.load.workload is not None:
+        trace = workload_named(scenario.load.workload)
     settings = PlantSettings(
         seed=seed,
         requests_per_node_s=scenario.load.requests_per_node_s,
         spread_s=scenario.load.spread_s,
+        load_begin_s=scenario.load.begin_s,
         trace=trace,
     )
     run = OfflineRun(

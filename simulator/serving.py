@@ -20,8 +20,8 @@ from simulator.dispatch import Dispatcher
 from simulator.engine import DecodeStep, Engine
 from simulator.gpu import GpuConstants
 from simulator.latency import TPOT, TTFT, LatencyBook
+from simulator.loads.trace import Arrivals
 from simulator.requests import RequestTable
-from simulator.trace import Arrivals
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from simulator.loads.envelope import Envelope, Noise
+from simulator.loads.lengths import uniform
 from simulator.loads.nodes import DIRECT_MAX, NodeLoad
-from simulator.loads.polca import polca, uniform
+from simulator.loads.polca import polca
 from simulator.loads.workload import Kind, Lengths, Workload
 
 STILL = Noise()

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.trace import BLOCK_S, Load, TraceError, built_in_trace, load_trace, parse_trace
+from simulator.loads.blocks import BLOCK_S
+from simulator.loads.formats import built_in_trace, load_trace, parse_trace
+from simulator.loads.replay import Load
+from simulator.loads.rows import TraceError
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 GOOD = "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"

@@ -16,8 +16,8 @@ from simulator.dispatch import Dispatcher
 from simulator.engine import Engine
 from simulator.gpu import H100_SXM
 from simulator.latency import BIN_RATIO, TPOT, TTFT, LatencyBook
+from simulator.loads.trace import Arrivals
 from simulator.serving import REFERENCE_FLOP_PER_S, Engines
-from simulator.trace import Arrivals
 
 STEP_S = 0.1
 NODES = 5

@@ -22,7 +22,10 @@ from daemon.web.board import EVENTS_MAX
 from daemon.web.server import WebError
 from facility.config import POLICIES
 from facility.wire import Event, Mode
-from simulator.trace import Trace, TraceError, load_trace
+from simulator.loads.formats import load_file
+from simulator.loads.rows import TraceError
+from simulator.loads.trace import Trace
+from simulator.loads.workload import Workload
 
 SAY_EVERY_RATIO: Final = 0.05
 LINGER_S: Final = 2.0
@@ -80,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=defaults.seed, metavar="N", help="of the twin (default 1)"
     )
     parser.add_argument(
-        "--trace", metavar="FILE", help="requests to replay, CSV or CSV.gz in the Azure 2023 format"
+        "--trace", metavar="FILE", help="recorded load, CSV or JSON lines (docs/loads.md)"
     )
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
 
@@ -104,10 +107,10 @@ def run(args: argparse.Namespace) -> int:
     if problem:
         print(f"ampacity demo: {problem}", file=sys.stderr)
         return 2
-    trace: Trace | None = None
+    trace: Trace | Workload | None = None
     if args.trace is not None:
         try:
-            trace = load_trace(Path(args.trace))
+            trace = load_file(Path(args.trace))
         except TraceError as error:
             print(f"ampacity demo: {error}", file=sys.stderr)
             return 1

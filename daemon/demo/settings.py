@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from facility.config import PolicyName
-from simulator.trace import Trace
+from simulator.loads.trace import Trace
+from simulator.loads.workload import Workload
 
 FAILURE_RATIO: Final = 0.6
 """At this share of the run a UPS fails."""
@@ -29,7 +30,7 @@ class DemoSettings:
     port: int = 8080
     seed: int = 1
     contingency: str = "ups-a-lost"
-    trace: Trace | None = None
+    trace: Trace | Workload | None = None
     linger_s: float = 0.0
 
     @property

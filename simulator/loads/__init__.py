@@ -5,6 +5,5 @@ that costs, is somebody else's.
 """
 
 from simulator.loads.nodes import NodeDemand, NodeLoad
-from simulator.loads.polca import polca
 
-__all__ = ["NodeDemand", "NodeLoad", "polca"]
+__all__ = ["NodeDemand", "NodeLoad"]

@@ -76,7 +76,7 @@ class Envelope:
     def even(cls, rate_per_s: FloatArray, step_s: float) -> Envelope:
         """Mean rates over equal steps, each put at the middle of its step."""
         count = len(rate_per_s)
-        at_s: FloatArray = (np.arange(count) + 0.5) * step_s
+        at_s = (np.arange(count, dtype=np.float64) + 0.5) * step_s
         return cls(at_s, rate_per_s, count * step_s)
 
     def _knots(self) -> tuple[FloatArray, FloatArray]:

@@ -113,7 +113,7 @@ class NodeLoad:
 
     def _mean(self, dt_s: float, block: int) -> FloatArray:
         """Expected requests of one node in each step, bursts included; shape (steps,)."""
-        at_s: FloatArray = (np.arange(BLOCK_STEPS) + (block * BLOCK_STEPS + 0.5)) * dt_s
+        at_s = (np.arange(BLOCK_STEPS, dtype=np.float64) + (block * BLOCK_STEPS + 0.5)) * dt_s
         mean = self._rate.at(at_s) * (self._scale * dt_s)
         if self._cv > 1.0:
             total = mean * self._count

@@ -10,11 +10,13 @@ from typing import Final
 
 import numpy as np
 
-from simulator.loads.envelope import Envelope, FloatArray, Noise
-from simulator.loads.week import week_rates
-from simulator.loads.workload import TABLE, Kind, Lengths, Workload
+from simulator.loads.envelope import Envelope, Noise
+from simulator.loads.formats import shipped
+from simulator.loads.lengths import uniform
+from simulator.loads.rates import read_week
+from simulator.loads.workload import Kind, Workload
 
-GOLDEN: Final = (5.0**0.5 - 1.0) / 2.0
+WEEK: Final = "azure/arrivals_per_minute_conv_2024week.csv"
 SMOOTH_KNOTS: Final = 9
 """About an hour of the digitised week: shorter wiggles are drawn anew as noise."""
 NOISE: Final = Noise(ratio=0.05, slow_s=300.0, week_ratio=0.03)
@@ -41,24 +43,8 @@ def polca(*, peak_per_s: float = 1.0, noise: Noise = NOISE) -> Workload:
 
 def diurnal_week(peak_per_s: float) -> Envelope:
     """The digitised week, smoothed over an hour and scaled to its peak."""
-    week = week_rates()
+    week = read_week(WEEK, shipped(WEEK)).envelope
     rate = week.rate_per_s
     around = np.concatenate([rate[-(SMOOTH_KNOTS // 2) :], rate, rate[: SMOOTH_KNOTS // 2]])
     smooth = np.convolve(around, np.full(SMOOTH_KNOTS, 1.0 / SMOOTH_KNOTS), "valid")
     return Envelope(week.at_s, smooth * (peak_per_s / smooth.max()), week.period_s)
-
-
-def uniform(prompt_tokens: tuple[int, int], generated_tokens: tuple[int, int]) -> Lengths:
-    """Lengths that are even and independent between both ends of two ranges.
-
-    The pairs are a lattice, not draws: means are exact and there is no correlation.
-    """
-    place = (np.arange(TABLE) + 0.5) / TABLE
-    return Lengths(
-        _spread(place, prompt_tokens),
-        _spread(np.mod(place * TABLE * GOLDEN, 1.0), generated_tokens),
-    )
-
-
-def _spread(quantile: FloatArray, ends: tuple[int, int]) -> np.ndarray:
-    return np.floor(ends[0] + quantile * (ends[1] - ends[0] + 1)).astype(np.int64)

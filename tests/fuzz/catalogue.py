@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import edges, files, messages, signatures
+from tests.fuzz import edges, files, messages, recordings, signatures
 from tests.fuzz.target import Kind
 
 
@@ -21,7 +21,7 @@ def catalogue() -> dict[str, Kind]:
         Kind("config", "file", "text", files.ConfigTarget, files.config_seeds(), 7.0),
         Kind("reload", "file", "text", files.ReloadTarget, files.reload_seeds(), 1.0),
         Kind("state", "file", "json", files.StateTarget, files.state_seeds(), 1.0),
-        Kind("trace", "file", "text", files.TraceTarget, files.trace_seeds(), 1.0),
+        Kind("trace", "file", "text", recordings.TraceTarget, recordings.trace_seeds(), 1.0),
         Kind("haproxy", "other", "text", edges.HaproxyTarget, edges.haproxy_seeds(), 2.0),
         Kind("nut", "other", "text", edges.NutTarget, edges.nut_seeds(), 2.0),
         Kind("lines", "other", "json", edges.LinesTarget, edges.lines_seeds(), 2.0),

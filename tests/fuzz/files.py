@@ -43,7 +43,6 @@ from facility.topology import Site, SiteError
 from facility.wire import encode
 from simulator.hands import InlineHands
 from simulator.scenario import Scenario, scenario_site
-from simulator.trace import TraceError, parse_trace
 from tests.fuzz.messages import WALL_S, _writer, check_decision
 from tests.fuzz.target import ACCEPTED, Plain, through
 from tests.node_fakes import SAFE_MHZ, FakeHost, FakeSensors, agent_config
@@ -354,28 +353,3 @@ def check_size(text: str) -> str:
     """A refusal that a person can read, however much is wrong."""
     assert 0 < len(text) < 5_000
     return "refused"
-
-
-class TraceTarget(Plain):
-    """A recorded trace: read whole, or refused with its bad rows."""
-
-    def feed(self, data: bytes) -> str:
-        try:
-            trace = parse_trace("f", data[1:])
-        except TraceError as error:
-            return check_size(str(error))
-        assert len(trace.at_s) == len(trace.context_tokens) == len(trace.generated_tokens) >= 2
-        assert trace.span_s > 0.0
-        return ACCEPTED
-
-
-def trace_seeds() -> list[bytes]:
-    """A short trace, plain and packed."""
-    import gzip
-
-    text = (
-        b"TIMESTAMP,ContextTokens,GeneratedTokens\n"
-        b"2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
-        b"2024-05-10 00:00:00.009930+00:00,10,5\n"
-    )
-    return [through(0, text), through(0, text), through(0, gzip.compress(text, mtime=0))]
