@@ -22,7 +22,7 @@ from simulator.experiments.document import SweepScenario
 from simulator.experiments.model import MODELS, load_model, load_sweep
 from simulator.experiments.pool import Engine, ProcessEngine
 from simulator.experiments.runner import SweepFailed, Teller, run_units
-from simulator.experiments.store import FolderError, SweepFolder
+from simulator.experiments.store import FolderError, SweepFolder, write_whole
 from simulator.experiments.summary import Summary, summarise
 from simulator.experiments.units import make_units
 
@@ -103,6 +103,8 @@ def _run(
     units = make_units(role, contents, scenario.trace)
     results = run_units(units, folder, _engine(order), Teller(tell, time.monotonic))
     summary = summarise(model, scenario, policies, results)
+    if order.out is not None:
+        _write_report(folder.path, scenario, summary, order.seed_text)
     document = {
         "scenario": scenario.scenario,
         "seed": order.seed_text,
@@ -116,6 +118,15 @@ def _run(
     }
     print(json.dumps(document, allow_nan=False) if order.as_json else table(scenario, summary))
     return 0 if all(item.passed for item in summary.checks) else EX_FAILED
+
+
+def _write_report(path: Path, scenario: SweepScenario, summary: Summary, seed_text: str) -> None:
+    # drawing is imported where it is used: without a report nobody waits for it
+    from simulator.experiments.report import HTML, report_files
+
+    for name, content in report_files(scenario, summary, seed_text).items():
+        write_whole(path / name, content)
+    tell(f"report: {path / HTML}")
 
 
 def _engine(order: SweepOrder) -> Engine:
