@@ -6,6 +6,7 @@ Owns the command line's side: where the folder is, what people are told and how 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from daemon.exit_codes import EX_FAILED, EX_UNAVAILABLE, EX_USAGE
 from facility.compiler import did_you_mean
 from simulator.experiments.document import SweepScenario
 from simulator.experiments.model import MODELS, load_model, load_sweep
-from simulator.experiments.pool import Engine, ProcessEngine
+from simulator.experiments.pool import Engine, EngineError, ProcessEngine
 from simulator.experiments.runner import SweepFailed, Teller, run_units
 from simulator.experiments.store import FolderError, SweepFolder, write_whole
 from simulator.experiments.summary import Summary, summarise
@@ -47,6 +48,7 @@ class SweepOrder:
     trace: str | None = None
     out: str | None = None
     jobs: int | None = None
+    engine: str = "processes"
     as_json: bool = False
 
 
@@ -68,7 +70,7 @@ def run_sweep(order: SweepOrder, models: Mapping[str, str] = MODELS) -> int:
             with closing(folder):
                 folder.start()
                 return _run(order, role, scenario, policies, folder)
-        except FolderError as error:
+        except (FolderError, EngineError) as error:
             tell(str(error))
             return EX_UNAVAILABLE
         except SweepFailed as error:
@@ -130,7 +132,16 @@ def _write_report(path: Path, scenario: SweepScenario, summary: Summary, seed_te
 
 
 def _engine(order: SweepOrder) -> Engine:
-    return ProcessEngine(order.jobs)
+    """What runs the units. Raises EngineError."""
+    jobs = order.jobs or len(os.sched_getaffinity(0))
+    name, _, address = order.engine.partition("=")
+    if name == "processes":
+        return ProcessEngine(jobs)
+    try:
+        from simulator.experiments.dask_engine import DaskEngine
+    except ImportError as error:
+        raise EngineError(f"--engine dask needs ampacity[dask]: {error}") from error
+    return DaskEngine(address or None, jobs)
 
 
 def table(scenario: SweepScenario, summary: Summary) -> str:

@@ -169,8 +169,7 @@ def _line(axes: Axes, line: Line, place: int, *, markers: bool) -> None:
     if line.low is not None and line.high is not None:
         low, high = (np.array(value, dtype=np.float64) for value in (line.low, line.high))
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    if len(x) > SAMPLES_MAX:
-        x, y = _envelope(x, y)
+    x, y = shortened(x, y)
     axes.plot(
         x, y, color=colour, linestyle=DASHES[place % len(DASHES)],
         marker=MARKERS[place % len(MARKERS)] if markers else None, markersize=4.5,
@@ -182,13 +181,17 @@ def _arrays(x: Numbers, y: Numbers) -> tuple[FloatArray, FloatArray]:
     return np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
 
 
-def _envelope(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Least and most of each stretch, in the order in which they came: no peak is lost."""
+def shortened(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Of a long line, the least and the most of each stretch in their order: no peak is lost."""
+    if len(x) <= SAMPLES_MAX:
+        return x, y
     places: list[int] = []
     for stretch in np.array_split(np.arange(len(x)), SAMPLES_MAX // 2):
         known = stretch[~np.isnan(y[stretch])]
-        found = (known[np.argmin(y[known])], known[np.argmax(y[known])]) if len(known) else stretch
-        places += sorted({int(found[0]), int(found[-1])})
+        if len(known):
+            places += sorted({int(known[np.argmin(y[known])]), int(known[np.argmax(y[known])])})
+        else:
+            places.append(int(stretch[0]))
     return x[places], y[places]
 
 
