@@ -3,6 +3,10 @@
 The bank obeys ceilings and its own limiters and never decides one. Within a step an inference GPU
 alternates between two phases, prefill and decode, far apart in power; both are kept as rows of one
 array, so that the limiter acts on each and the sensor sees one of them, as the real one does.
+
+What keeps a step cheap: both phases stand one after the other in flat arrays, because NumPy
+spreads a row over two at three times the price; what depends on temperature is computed when the
+temperature is a new array; and a sensor that nobody reads draws no random numbers, it skips them.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.gpu import LEAK_FROM_C, LEAK_PER_K, LEAK_SHARE, GpuConstants
+from simulator.limiter import PowerLimiter
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -29,17 +34,10 @@ API_S: Final = (0.0050, 0.36)  # log-normal: p50 5 ms, p99 12 ms (V100 clock-cha
 SETTLE_S: Final = (0.0200, 0.14)  # log-normal: p50 20 ms, p99 28 ms (same)
 SETTLE_TAIL: Final = (1e-4, 0.300)  # one change in 10,000 takes 300 ms: assumption
 IGNORED_RATIO: Final = 0.001  # locks accepted and not honoured: assumption
-POWER_ROOM_RATIO: Final = 0.98  # the limiter lets the clock rise below this: assumption
-POWER_RISE_STEPS_PER_S: Final = 20.0  # one grid step every 50 ms: assumption
 THERMAL_STEPS_PER_S: Final = 10.0  # one grid step every 100 ms while too hot: assumption
 EVENT_QUIET_S: Final = 1.0  # throttling again after less than this is the same event
-PULL_DOWN_ROUNDS: Final = 12
-
-REASON_IDLE: Final = 0x1
-REASON_POWER_CAP: Final = 0x4
-REASON_THERMAL: Final = 0x20
-REASON_HARD_THERMAL: Final = 0x48
-REASON_BRAKE: Final = 0x88
+PHILOX_BLOCK: Final = 4
+"""Numbers that one count of Philox gives, so that a step starts on a whole count."""
 
 
 @dataclass(slots=True)
@@ -55,34 +53,8 @@ class Demand:
     prefill_share: FloatArray
 
 
-@dataclass(slots=True)
-class View:
-    """What the ports read, as plain lists: one conversion per step, however many readers."""
-
-    power_w: list[float]
-    clock_mhz: list[int]
-    limit_w: list[float]
-    limit_requested_w: list[float]
-    brake_s: list[float]
-    power_throttle_s: list[float]
-    thermal_throttle_s: list[float]
-    energy_j: list[float]
-    temperature_c: list[float]
-    memory_temperature_c: list[float]
-    reasons: list[int]
-
-
 def _spread(rng: np.random.Generator, count: int, ratio: float) -> FloatArray:
     return 1.0 + rng.uniform(-ratio, ratio, count)
-
-
-def _steepest(values: FloatArray, mhz: IntArray) -> FloatArray:
-    """The largest rise per grid step at or below each clock, over grids that stand end to end."""
-    rise = np.diff(values, prepend=values[0])
-    rise[np.flatnonzero(np.diff(mhz, prepend=mhz[0] + 1) < 0)] = 0.0
-    edges = np.flatnonzero(np.diff(mhz, prepend=mhz[0] + 1) < 0)
-    found = [np.maximum.accumulate(part) for part in np.split(rise, edges[1:])]
-    return np.concatenate(found)
 
 
 class GpuBank:
@@ -105,6 +77,9 @@ class GpuBank:
         self.node_of = node_of
         self.starts = np.flatnonzero(np.diff(node_of, prepend=-1)).astype(np.int64)
         self._rng = rng
+        # Philox can skip: a step's numbers are the same whether or not earlier ones were drawn.
+        self._sensor_bits = np.random.Philox(rng.integers(1 << 63))
+        self._sensor_rng = np.random.Generator(self._sensor_bits)
         self._tables()
         self._constants()
         self._state()
@@ -119,10 +94,14 @@ class GpuBank:
         self._mhz = np.array([clock for _, clock in grid])
         self._phi = np.array([kind.dynamic_at(clock) for kind, clock in grid])
         self._v2 = np.array([kind.voltage_at(clock) ** 2 for kind, clock in grid])
-        self._phi_step = _steepest(self._phi, self._mhz)
-        self._v2_step = _steepest(self._v2, self._mhz)
         self._low = np.array([offset[part] for part in self.parts])
         self._high = self._low + np.array([len(part.clocks_mhz) - 1 for part in self.parts])
+        nodes = int(self.node_of[-1]) + 1
+        self._phase_node_of = np.concatenate([self.node_of, self.node_of + nodes])
+        self._phase_starts = np.concatenate([self.starts, self.starts + self.count])
+        self._limiter = PowerLimiter(
+            self._mhz, self._phi, self._v2, np.tile(self._low, 2), np.tile(self._high, 2)
+        )
 
     def _of(self, name: str) -> FloatArray:
         return np.array([getattr(part, name) for part in self.parts], dtype=np.float64)
@@ -139,6 +118,10 @@ class GpuBank:
         self.max_operating_c = self._of("operating_temperature_c_max")
         self.slowdown_c = self._of("slowdown_temperature_c")
         self.shutdown_c = self._of("shutdown_temperature_c")
+        self._phase_context_w = np.tile(self.context_w, 2)
+        self._phase_compute_w = np.tile(self.compute_w, 2)
+        self._phase_memory_w = np.tile(self.memory_w, 2)
+        self._phase_movement_w = np.tile(self.movement_w, 2)
         self._idle = self._index(self._of("idle_clock_mhz"))
         self._brake = self._index(self._of("brake_clock_mhz"))
         self._half = (self._low + self._high) // 2
@@ -156,13 +139,17 @@ class GpuBank:
         self._pending = self._high.copy()
         self.lock_due_s = np.full(count, np.inf)
         self._thermal = self._high.copy()
-        self._cap = np.stack([self._high, self._high])
+        self._felt_c: FloatArray | None = None
+        self._phase_static_w = np.tile(self.static_w, 2)
+        self._hot = np.zeros(count, dtype=np.bool_)
+        self._share = np.zeros(count)
+        self._bandwidth = np.zeros(2 * count)
         self.phase_power_w = np.zeros((2, count))
         self.power_w = np.zeros(count)
-        self.seen_w = np.zeros(count)
-        self.seen_mhz = self._mhz[self._high]
-        self.clock_mhz = np.stack([self.seen_mhz, self.seen_mhz])
-        self.memory_power_now_w = np.zeros(count)
+        self._clock_mhz = self._mhz.take(self._limiter.cap)
+        self.clock_mhz = self._clock_mhz.reshape(2, count)
+        self._seen: tuple[FloatArray, IntArray] | None = (np.zeros(count), self.clock_mhz[0])
+        self._unseen_steps = 0
         self.energy_j = np.zeros(count)
         self.brake_s = np.zeros(count)
         self.power_throttle_s = np.zeros(count)
@@ -172,7 +159,6 @@ class GpuBank:
         self._throttled_at_s = np.full((2, count), -np.inf)
         self.power_events = 0
         self.thermal_events = 0
-        self._view: View | None = None
 
     @property
     def count(self) -> int:
@@ -211,7 +197,7 @@ class GpuBank:
         self._lock[gpus] = self._high[gpus]
         self.lock_due_s[gpus] = np.inf
         self._thermal[gpus] = self._high[gpus]
-        self._cap[:, gpus] = self._high[gpus]
+        self._limiter.forget(np.concatenate((gpus, gpus)))
         for counter in (
             self.energy_j, self.brake_s, self.power_throttle_s, self.thermal_throttle_s
         ):  # fmt: skip
@@ -224,161 +210,151 @@ class GpuBank:
         self._throttled_at_s[np.isfinite(self._throttled_at_s)] = 0.0
 
     def step(self, *, at_s: float, dt_s: float, demand: Demand, temperature_c: FloatArray) -> None:
-        """Run `dt_s` from `at_s` with the die temperatures of its start, shape (gpus,)."""
-        self._view = None
+        """Run `dt_s` from `at_s` with the die temperatures of its start, shape (gpus,).
+
+        `temperature_c` is read again only when it is another array than in the step before.
+        """
+        self._seen = None
+        self._unseen_steps += 1
         self._settle(at_s + 0.5 * dt_s)
-        allowed = self._allowed(dt_s, temperature_c)
-        share = demand.prefill_share.take(self.node_of)
-        intensity = demand.intensity.take(self.node_of, axis=1)
-        bandwidth = demand.bandwidth.take(self.node_of, axis=1)
-        fixed_w = self._fixed_w(temperature_c) + self.memory_w * bandwidth
-        by_clock_w = self.context_w + self.compute_w * intensity
-        by_voltage_w = self.movement_w * bandwidth
-        index = np.minimum(allowed, self._cap)
-        power_w = fixed_w + by_clock_w * self._phi.take(index) + by_voltage_w * self._v2.take(index)
-        over = power_w > self.limit_w
-        if over.any():
-            self._pull_down(over, index, power_w, fixed_w, by_clock_w, by_voltage_w)
-        rise = max(1, round(POWER_RISE_STEPS_PER_S * dt_s))
-        has_room = power_w < POWER_ROOM_RATIO * self.limit_w
-        np.minimum(self._cap + rise * has_room, self._high, out=self._cap)
-        self._publish(dt_s, share, index, power_w)
-        self._throttling(at_s, dt_s, share, index < allowed)
-        hbm = bandwidth[DECODE] + share * (bandwidth[PREFILL] - bandwidth[DECODE])
-        self.memory_power_now_w = self.memory_w * hbm * self.powered
+        if temperature_c is not self._felt_c:
+            self._feel(temperature_c)
+        self._limit_by_heat(dt_s, temperature_c)
+        allowed = self._allowed()
+        self._share = demand.prefill_share.take(self.node_of)
+        bandwidth = self._bandwidth = demand.bandwidth.take(self._phase_node_of)
+        fixed_w = self._phase_memory_w * bandwidth
+        fixed_w += self._phase_static_w
+        by_clock_w = demand.intensity.take(self._phase_node_of)
+        by_clock_w *= self._phase_compute_w
+        by_clock_w += self._phase_context_w
+        by_voltage_w = self._phase_movement_w * bandwidth
+        index, power_w = self._limiter.step(
+            dt_s,
+            allowed=allowed,
+            limit_w=np.concatenate((self.limit_w, self.limit_w)),
+            fixed_w=fixed_w,
+            by_clock_w=by_clock_w,
+            by_voltage_w=by_voltage_w,
+        )
+        self._publish(dt_s, index, power_w)
+        self._throttling(at_s, dt_s, index < allowed if self._limiter.is_capping else None)
 
     def _settle(self, at_s: float) -> None:
         """Locks whose delay is over take hold; half a step is the rounding."""
         due = self.lock_due_s <= at_s
-        if due.any():
+        if np.count_nonzero(due):
             self._lock[due] = self._pending[due]
             self.lock_due_s[due] = np.inf
 
-    def _fixed_w(self, temperature_c: FloatArray) -> FloatArray:
+    def _feel(self, temperature_c: FloatArray) -> None:
+        """New temperatures: leakage, and which parts are above their operating limit."""
+        self._felt_c = temperature_c
         hot_k = np.maximum(temperature_c - LEAK_FROM_C, 0.0)
-        leaked: FloatArray = 1.0 - LEAK_SHARE + LEAK_SHARE * np.exp(LEAK_PER_K * hot_k)
-        return self.static_w * leaked
+        leaked = 1.0 - LEAK_SHARE + LEAK_SHARE * np.exp(LEAK_PER_K * hot_k)
+        self._phase_static_w = np.concatenate([self.static_w * leaked] * 2)
+        self._hot = temperature_c > self.max_operating_c
 
-    def _allowed(self, dt_s: float, temperature_c: FloatArray) -> IntArray:
-        """The highest grid index that lock, heat, brake and idling leave."""
-        self._limit_by_heat(dt_s, temperature_c)
+    def _allowed(self) -> IntArray:
+        """The highest grid index that lock, heat, brake and idling leave, in either phase."""
         allowed: IntArray = np.minimum(self._lock, self._thermal)
-        if self.braked.any():
+        if np.count_nonzero(self.braked):
             allowed = np.where(self.braked, np.minimum(allowed, self._brake), allowed)
-        if not self.has_context.all():
+        if np.count_nonzero(self.has_context) < self.count:
             allowed = np.where(self.has_context, allowed, np.minimum(allowed, self._idle))
-        return allowed
+        return np.concatenate((allowed, allowed))
 
     def _limit_by_heat(self, dt_s: float, temperature_c: FloatArray) -> None:
         """Steps down while above the operating limit, halves at slowdown, is lost at shutdown."""
-        hot = temperature_c > self.max_operating_c
-        if not (hot.any() or self.thermal_throttled.any()):
+        if not (np.count_nonzero(self._hot) or np.count_nonzero(self.thermal_throttled)):
             return
         steps = max(1, round(THERMAL_STEPS_PER_S * dt_s))
-        self._thermal += np.where(hot, -steps, steps)
+        self._thermal += np.where(self._hot, -steps, steps)
         np.clip(self._thermal, self._low, self._high, out=self._thermal)
         halved = temperature_c >= self.slowdown_c
         self._thermal = np.where(halved, np.minimum(self._thermal, self._half), self._thermal)
         self.lost |= temperature_c >= self.shutdown_c
         self.thermal_throttled = self._thermal < self._high
 
-    def _pull_down(
-        self,
-        over: BoolArray,
-        index: IntArray,
-        power_w: FloatArray,
-        fixed_w: FloatArray,
-        by_clock_w: FloatArray,
-        by_voltage_w: FloatArray,
-    ) -> None:
-        """The part's power-cap loop, settled: it moves in 10-20 ms, well inside a step.
-
-        It steps by the steepest slope at or below the present clock, so it never overshoots; the
-        lowest clock ends the search.
-        """
-        rows, gpus = np.nonzero(over)
-        for _ in range(PULL_DOWN_ROUNDS):
-            at = index[rows, gpus]
-            clock_w, voltage_w = by_clock_w[rows, gpus], by_voltage_w[rows, gpus]
-            slope = clock_w * self._phi_step[at] + voltage_w * self._v2_step[at]
-            excess = power_w[rows, gpus] - self.limit_w[gpus]
-            steps = np.ceil(excess / np.maximum(slope, 0.1)).astype(np.int64)
-            at = np.maximum(at - steps, self._low[gpus])
-            now = fixed_w[rows, gpus] + clock_w * self._phi[at] + voltage_w * self._v2[at]
-            index[rows, gpus], power_w[rows, gpus] = at, now
-            self._cap[rows, gpus] = at
-            still = (now > self.limit_w[gpus]) & (at > self._low[gpus])
-            if not still.any():
-                return
-            rows, gpus = rows[still], gpus[still]
-
-    def _publish(
-        self, dt_s: float, share: FloatArray, index: IntArray, power_w: FloatArray
-    ) -> None:
-        """True power, and what a sensor sees that looks at 25 ms of every 100 ms.
-
-        The window is shorter than a phase, so it sees one phase: prefill with the chance that
-        prefill has of the time (arXiv 2312.02741 for the window).
-        """
-        self.phase_power_w = power_w * self.powered
-        first, second = self.phase_power_w
-        self.power_w = second + share * (first - second)
-        in_prefill = self._rng.random(self.count) < share
-        self.seen_w = self.gain * np.where(in_prefill, first, second)
-        self.clock_mhz = self._mhz.take(index)
-        self.seen_mhz = np.where(in_prefill, self.clock_mhz[PREFILL], self.clock_mhz[DECODE])
+    def _publish(self, dt_s: float, index: IntArray, power_w: FloatArray) -> None:
+        """True power and clocks of this step."""
+        first, second = power_w[: self.count], power_w[self.count :]
+        first *= self.powered
+        second *= self.powered
+        self.phase_power_w = power_w.reshape(2, -1)
+        self.power_w = self._share * (first - second)
+        self.power_w += second
+        self._clock_mhz = self._mhz.take(index)
+        self.clock_mhz = self._clock_mhz.reshape(2, -1)
         self.energy_j += self.gain * self.power_w * dt_s
 
-    def _throttling(self, at_s: float, dt_s: float, share: FloatArray, limited: BoolArray) -> None:
-        """Counts time and events of the part's own limiters; an event is an onset after quiet."""
-        limited_share = share * limited[PREFILL] + (1.0 - share) * limited[DECODE]
-        limited_share *= self.powered
-        self.power_throttled = limited_share > 0.0
-        self.power_throttle_s += limited_share * dt_s
-        self.power_events += self._onsets(0, at_s, self.power_throttled)
-        if self.thermal_throttled.any():
+    @property
+    def seen_w(self) -> FloatArray:
+        """What the power sensors read after the last step, shape (gpus,)."""
+        return self._look()[0]
+
+    @property
+    def seen_mhz(self) -> IntArray:
+        """The clocks that a reader sees after the last step, shape (gpus,)."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[FloatArray, IntArray]:
+        """What a sensor sees that looks at 25 ms of every 100 ms: power and clock.
+
+        The window is shorter than a phase, so it sees one phase: prefill with the chance that
+        prefill has of the time (arXiv 2312.02741 for the window). The random numbers of steps at
+        which nobody looked are skipped, so that looking changes nothing.
+        """
+        if self._seen is None:
+            skipped = self._unseen_steps - 1
+            self._sensor_bits.advance(skipped * -(-self.count // PHILOX_BLOCK))
+            self._unseen_steps = 0
+            in_prefill = self._sensor_rng.random(self.count) < self._share
+            self._seen = (
+                self.gain * np.where(in_prefill, *self.phase_power_w),
+                np.where(in_prefill, *self.clock_mhz),
+            )
+        return self._seen
+
+    def memory_power_w(self) -> FloatArray:
+        """Power of the memory stacks over the last step, shape (gpus,)."""
+        first, second = self._bandwidth[: self.count], self._bandwidth[self.count :]
+        power_w: FloatArray = self.memory_w * (second + self._share * (first - second))
+        return power_w * self.powered
+
+    def _throttling(self, at_s: float, dt_s: float, limited: BoolArray | None) -> None:
+        """Counts time and events of the part's own limiters; an event is an onset after quiet.
+
+        `limited` is None when no clock is below what it is allowed.
+        """
+        if limited is None:
+            if np.count_nonzero(self.power_throttled):
+                self.power_throttled = np.zeros(self.count, dtype=np.bool_)
+        else:
+            limited_share = self._share * limited[: self.count]
+            limited_share += (1.0 - self._share) * limited[self.count :]
+            limited_share *= self.powered
+            self.power_throttled = limited_share > 0.0
+            self.power_throttle_s += limited_share * dt_s
+            self.power_events += self._onsets(0, at_s, self.power_throttled)
+        if np.count_nonzero(self.thermal_throttled):
             self.thermal_throttle_s += self.thermal_throttled * dt_s
             self.thermal_events += self._onsets(1, at_s, self.thermal_throttled)
-        if self.braked.any():
+        if np.count_nonzero(self.braked):
             self.brake_s += self.braked * dt_s
 
     def _onsets(self, row: int, at_s: float, now: BoolArray) -> int:
         last = self._throttled_at_s[row]
-        new = int(np.count_nonzero(last[now] < at_s - EVENT_QUIET_S))
-        last[now] = at_s
+        new = int(np.count_nonzero(now & (last < at_s - EVENT_QUIET_S)))
+        np.copyto(last, at_s, where=now)
         return new
 
     def node_clock_mhz(self) -> FloatArray:
         """The slowest GPU of each node, shape (2, nodes): a tensor-parallel group waits for it."""
-        slowest: FloatArray = np.minimum.reduceat(self.clock_mhz, self.starts, axis=1) * 1.0
-        return slowest
+        slowest: FloatArray = np.minimum.reduceat(self._clock_mhz, self._phase_starts) * 1.0
+        return slowest.reshape(2, -1)
 
     def node_gpu_power_w(self) -> FloatArray:
         """True GPU power summed per node, shape (nodes,)."""
         total: FloatArray = np.add.reduceat(self.power_w, self.starts)
         return total
-
-    def view(self, temperature_c: FloatArray, memory_temperature_c: FloatArray) -> View:
-        """Everything that ports read, converted once per step."""
-        if self._view is None:
-            reasons = (
-                REASON_POWER_CAP * self.power_throttled
-                | REASON_THERMAL * self.thermal_throttled
-                | REASON_HARD_THERMAL * (temperature_c >= self.slowdown_c)
-                | REASON_BRAKE * self.braked
-                | REASON_IDLE * ~self.has_context
-            )
-            self._view = View(
-                self.seen_w.tolist(),
-                self.seen_mhz.tolist(),
-                self.limit_w.tolist(),
-                self.limit_requested_w.tolist(),
-                self.brake_s.tolist(),
-                self.power_throttle_s.tolist(),
-                self.thermal_throttle_s.tolist(),
-                self.energy_j.tolist(),
-                np.rint(temperature_c).tolist(),
-                np.rint(memory_temperature_c).tolist(),
-                reasons.tolist(),
-            )
-        return self._view

@@ -6,6 +6,8 @@ forgets them when they are no longer valid. It decides no weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,11 +23,16 @@ class Dispatcher:
     """Endpoints of every service with their weights; one endpoint per node.
 
     `weight`, `batch_ratio` and `quality_level` are of shape (nodes,); weight 0 means drained.
+    `is_reduced` says that some quality level is above 0.
     `priorities` are those of the services.
     """
 
-    def __init__(self, site: Site) -> None:
-        """Equal weights; a service takes requests by its share of the endpoints."""
+    def __init__(self, site: Site, ranks: Sequence[str] = ("high", "low")) -> None:
+        """Equal weights; a service takes requests by its share of the endpoints.
+
+        A request that has a priority, which is a place in `ranks`, goes to services of its own
+        priority; where there are none, to any.
+        """
         nodes = list(site.nodes.values())
         self.services = tuple(
             name for name in site.services if any(node.service == name for node in nodes)
@@ -40,9 +47,15 @@ class Dispatcher:
         counts = np.array([len(endpoints) for endpoints in self._endpoints], dtype=np.float64)
         self.shares = counts / max(counts.sum(), 1.0)
         self._steps = np.cumsum(self.shares)
+        own = [self.shares * [one == rank for one in self.priorities] for rank in ranks]
+        self.has_own = tuple(bool(shares.any()) for shares in own)
+        self._steps_of = np.array(
+            [np.cumsum(one / one.sum()) if one.any() else self._steps for one in own]
+        )
         self.weight = np.ones(len(nodes))
         self.batch_ratio = np.ones(len(nodes))
         self.quality_level = np.zeros(len(nodes), dtype=np.int64)
+        self.is_reduced = False
         self._up = np.ones(len(nodes), dtype=np.bool_)
         self._price = [np.ones(len(endpoints)) for endpoints in self._endpoints]
         self._until_s: dict[int, float] = {}
@@ -54,11 +67,18 @@ class Dispatcher:
 
     def _reprice(self) -> None:
         """What one request's load costs at each endpoint: 1 / weight, infinite for none."""
+        self.is_reduced = bool(np.count_nonzero(self.quality_level))
         with np.errstate(divide="ignore"):
             self._price = [1.0 / (self.weight[e] * self._up[e]) for e in self._endpoints]
 
     def assign(
-        self, count: int, *, load: FloatArray, load_max: float, rng: np.random.Generator
+        self,
+        count: int,
+        *,
+        load: FloatArray,
+        load_max: float,
+        rng: np.random.Generator,
+        priority: IntArray | None = None,
     ) -> tuple[IntArray, IntArray]:
         """Draw a service for each of `count` requests, and choose its node; -1 where none has room.
 
@@ -68,7 +88,11 @@ class Dispatcher:
         if not self.services:
             raise ValueError("no node of the site runs a service: there is nobody to ask")
         draws = rng.random(count)
-        service = np.minimum(self._steps.searchsorted(draws, "right"), len(self.services) - 1)
+        if priority is None:
+            service = self._steps.searchsorted(draws, "right")
+        else:
+            service = np.count_nonzero(draws[:, None] >= self._steps_of[priority], axis=1)
+        service = np.minimum(service, len(self.services) - 1)
         node = np.full(count, -1)
         for place in range(len(self.services)):
             mine = (service == place).nonzero()[0]
@@ -79,22 +103,23 @@ class Dispatcher:
     def _choose(self, count: int, service: int, load: FloatArray, load_max: float) -> IntArray:
         """One request after the other to where (load + 1) / weight is least.
 
-        The j-th request more at an endpoint costs (load + j) / weight, which only grows: taking
-        the least cost again and again is taking the `count` least of all costs.
+        A loop: few requests come in one step, and a choice costs less than to sort all choices.
         """
         endpoints, price = self._endpoints[service], self._price[service]
-        open_count = int(np.count_nonzero(price < np.inf))
-        if open_count == 0:
-            return np.full(count, -1)
-        each = 2 + 2 * count // open_count
-        after = load[endpoints][:, None] + np.arange(1.0, each + 1.0)
-        cost = after * price[:, None]
-        if after[:, -1].max() > load_max:
-            cost[after > load_max] = np.inf
-        flat = cost.ravel()
-        best = flat.argsort(kind="stable")[:count]
+        held = load.take(endpoints)
+        cost = (held + 1.0) * price
+        # Half a request more than fits: a sum of prices may be a rounding away from its product.
+        most = (load_max + 0.5) * price
+        cost[cost > most] = np.inf
         chosen = np.full(count, -1)
-        chosen[: len(best)] = np.where(flat[best] < np.inf, endpoints[best // each], -1)
+        for place in range(count):
+            best = int(cost.argmin())
+            lowest = cost[best]
+            if lowest == np.inf:
+                break
+            chosen[place] = endpoints[best]
+            after = lowest + price[best]
+            cost[best] = after if after <= most[best] else np.inf
         return chosen
 
     def apply(self, routing: Routing, now_s: float) -> list[str]:

@@ -19,9 +19,10 @@ from facility.ports import (
     SlowReading,
 )
 from facility.wire import GpuIdentity, Routing
-from simulator.bank import GpuBank, View
+from simulator.bank import GpuBank
 from simulator.dispatch import Dispatcher
 from simulator.gpu import GpuConstants
+from simulator.readings import View
 
 
 @dataclass(slots=True)

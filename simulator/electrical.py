@@ -46,9 +46,14 @@ class NodePower:
         The three shares of the overhead sum to one, so a node at full fans and full work draws
         what its model calls the worst case and never more.
         """
-        fans = np.maximum(fan_ratio, FAN_RATIO_MIN) ** 3
-        share: FloatArray = FIXED_SHARE + BUSY_SHARE * busy + FAN_SHARE * fans
-        return self._overhead_w * share + self._factor * gpu_power_w
+        fan_ratio = np.maximum(fan_ratio, FAN_RATIO_MIN)
+        # Three factors: a power of an array costs more than all the rest of this.
+        share: FloatArray = FAN_SHARE * (fan_ratio * fan_ratio * fan_ratio)
+        share += BUSY_SHARE * busy
+        share += FIXED_SHARE
+        share *= self._overhead_w
+        share += self._factor * gpu_power_w
+        return share
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +93,14 @@ class PowerTree:
         self._domains = tuple(site.domains.values())
         self._nodes = {name: place for place, name in enumerate(site.nodes)}
         self._electrical = np.array([not domain.is_zone for domain in self._domains])
+        self._over_from = np.where(self._electrical, 1.0, np.inf)  # a zone is hot, never "over"
         self._zone_rows = [i for i, domain in enumerate(self._domains) if domain.is_zone]
         self._upper = [i for i, item in enumerate(self._domains) if item.kind in ("feed", "row")]
         self._zone_full_w = np.array([self._domains[i].capacity_w for i in self._zone_rows])
         self.active: frozenset[str] = frozenset()
         self.tripped: dict[str, Trip] = {}
         self.wear_ratio = np.zeros(len(self.names))
+        self._is_worn = False
         self.power_w = np.zeros(len(self.names))
         self.load_ratio = np.zeros(len(self.names))
         self.row_load_ratio = 0.0
@@ -122,6 +129,7 @@ class PowerTree:
                 self.shares[row, self._nodes[node]] = share
         self.fed = self.shares[self._electrical].any(axis=0)
         self.capacity_w = np.array([self._site.capacity_w(name, active) for name in self.names])
+        self._divisor_w = np.maximum(self.capacity_w, 1e-9)
         self.zone_ratio = self.capacity_w[self._zone_rows] / self._zone_full_w
 
     def step(
@@ -132,15 +140,17 @@ class PowerTree:
         Protections that are not `armed` neither wear nor trip.
         """
         self.power_w = self.shares @ node_power_w
-        self.load_ratio = self.power_w / np.maximum(self.capacity_w, 1e-9)
+        self.load_ratio = self.power_w / self._divisor_w
         self.row_load_ratio = max(self.load_ratio.take(self._upper).tolist(), default=0.0)
-        over = (self.load_ratio > 1.0) & self._electrical
-        self.any_over = bool(over.any())
+        over = self.load_ratio > self._over_from
+        self.any_over = bool(np.count_nonzero(over))
         if not armed:
             return []
-        self.wear_ratio[~over] *= math.exp(-dt_s / COOLING_S)
+        if self._is_worn:
+            self.wear_ratio[~over] *= math.exp(-dt_s / COOLING_S)
         if not self.any_over:
             return []
+        self._is_worn = True
         new = [
             Trip(self.names[row], at_s, float(self.load_ratio[row]))
             for row in np.flatnonzero(over).tolist()

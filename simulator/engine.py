@@ -45,6 +45,13 @@ class Engine:
 
     An engine that was measured has `prefill_points` instead of the law: tokens and seconds on
     GPUs of `reference_flop_per_s` together, straight between the points and on from the last two.
+
+    Prefill is chunked: while prompts wait beside a batch, each step of the engine decodes one token
+    of every sequence and works on one chunk of prompt, of at most `chunk_tokens` less the batch. A
+    step is then as long as both together, and so is the time between two tokens. Of an engine that
+    serves several priorities the higher prompts go first, but a lower one keeps
+    `lower_share_min` of the prompt work; a higher prompt that finds the batch full takes the place
+    of the newest lower sequence, which is prefilled again later, at most `preemptions_max` times.
     """
 
     flop_per_token: float = 140e9  # two per parameter
@@ -63,7 +70,8 @@ class Engine:
     quality_work_ratio: float = 0.7  # work left by each rung of quality: assumption
     queue_max: int = 512  # requests at one engine, its batch included
     chunk_tokens: float = 2048.0  # usual chunk of chunked prefill                   from memory
-    prefill_share_max: float = 0.80  # a 2048-token chunk beside a decode step, by time
+    lower_share_min: float = 0.05  # assumption: no engine starves a queue for ever
+    preemptions_max: int = 1  # assumption: once, so that no request is worked on for ever
     prefill_intensity: float = 0.95  # assumption, times T / (T + half)
     prefill_bandwidth: float = 0.18  # assumption
     decode_intensity_idle: float = 0.15  # these three fitted to ML.ENERGY, 405B FP8 on 8 H100:
@@ -97,6 +105,16 @@ class Engine:
         fixed = self.prefill_fixed_share
         speed: FloatArray = 1.0 / (fixed + (1.0 - fixed) / clock_ratio)
         return speed
+
+    def chunk_share(
+        self, *, chunk_s: FloatArray, speed: FloatArray, decode_s: FloatArray
+    ) -> FloatArray:
+        """The share of time that prompts get while each decode step carries a chunk of them.
+
+        `chunk_s` is the chunk's prefill time at full speed, `decode_s` the decode step's own.
+        """
+        share: FloatArray = chunk_s / (chunk_s + speed * decode_s)
+        return share
 
     def prefill_load(self, tokens: FloatArray) -> FloatArray:
         """Intensity of prefill with `tokens` waiting: small chunks leave the cores half empty."""

@@ -31,15 +31,16 @@ from simulator.loads.blocks import Source
 from simulator.loads.source import source_of
 from simulator.loads.trace import Trace
 from simulator.loads.workload import Workload
+from simulator.readings import View
 from simulator.serving import Engines
 from simulator.thermal import Heat, ZoneAir
 from simulator.truth import (
-    NodeTruth,
     PlantTruth,
     PriorityTruth,
     ReportValue,
     Tally,
     domains_of,
+    nodes_of,
     requests_report,
 )
 
@@ -145,9 +146,12 @@ class Plant:
         self._begin_s = 0.0
         self._steps = 0
         self._life = Lifecycle(count, boot_s=self.settings.boot_s)
+        self._is_lit = np.ones(count)
+        self._heat_moved = True
         self.node_power_w = np.zeros(count)
         self._meter_w = np.zeros(count)
         self._chassis: ChassisView | None = None
+        self._view: View | None = None
         self._states = [NodeState() for _ in self._nodes]
         self._hosts = {
             node.name: simulated_host(
@@ -155,7 +159,7 @@ class Plant:
                 bank=self.bank,
                 gpus=range(int(self._starts[place]), int(self._starts[place + 1])),
                 node=self._states[place],
-                view=lambda: self.bank.view(self.heat.die_c, self.heat.memory_c),
+                view=self._gpu_view,
                 clock=lambda: self.now_s,
             )
             for place, node in enumerate(self._nodes)
@@ -170,6 +174,11 @@ class Plant:
             for place, node in enumerate(self._nodes)
         }
         self._router = SimulatedRouter(self.engines.dispatcher, lambda: self.now_s)
+
+    def _gpu_view(self) -> View:
+        if self._view is None:
+            self._view = View.of(self.bank, self.heat)
+        return self._view
 
     def _chassis_view(self) -> ChassisView:
         if self._chassis is None:
@@ -212,6 +221,7 @@ class Plant:
         self.bank.forget_counts()
         self.now_s, self._begin_s, self._steps = 0.0, 0.0, 0
         self._tally = Tally()
+        self._tally.feel(self.heat.die_c, self.heat.inlet_c)
 
     def step(self) -> None:
         """Advance by `dt_s`."""
@@ -225,19 +235,18 @@ class Plant:
             self.engines.admit(self._load.until(at_s + dt_s), self._rng)
         demand = self.engines.step(at_s=at_s, dt_s=dt_s, clock_mhz=self.bank.node_clock_mhz())
         self.bank.step(at_s=at_s, dt_s=dt_s, demand=demand, temperature_c=self.heat.die_c)
-        power_w = self._node_power.at(
+        self.node_power_w = self._node_power.at(
             gpu_power_w=self.bank.node_gpu_power_w(),
             fan_ratio=self.heat.fan_ratio,
             busy=self.engines.busy,
         )
-        self.node_power_w = power_w * ~self._life.dark
+        self.node_power_w *= self._is_lit
         self._meter_w += self._meter_follows * (
             self.node_power_w * self._meter_gain - self._meter_w
         )
-        self.heat.step(
+        self._heat_moved = self.heat.step(
             dt_s=dt_s,
             gpu_power_w=self.bank.power_w,
-            memory_power_w=self.bank.memory_power_now_w,
             node_power_w=self.node_power_w,
             zone_ratio=self.tree.zone_ratio,
         )
@@ -249,7 +258,7 @@ class Plant:
         """Whole steps are counted: an hour of summed rounding would shift what happens when."""
         self._steps += 1
         self.now_s = self._begin_s + self._steps * dt_s
-        self._chassis = None
+        self._chassis = self._view = None
         if self._steps % max(1, round(1.0 / dt_s)) == 0:
             self.book.close_second()
 
@@ -257,13 +266,9 @@ class Plant:
         trips = self.tree.step(
             at_s=self.now_s, dt_s=dt_s, node_power_w=self.node_power_w, armed=counted
         )
-        self._tally.add(
-            dt_s=dt_s,
-            tree=self.tree,
-            power_w=float(self.node_power_w.sum()),
-            gpu_temperature_c=float(self.heat.die_c.max()),
-            inlet_temperature_c=float(self.heat.inlet_c.max()),
-        )
+        self._tally.add(dt_s=dt_s, tree=self.tree, power_w=float(self.node_power_w.sum()))
+        if self._heat_moved:
+            self._tally.feel(self.heat.die_c, self.heat.inlet_c)
         if trips:
             self._tally.trips.extend(trips)
             self._feed()
@@ -278,19 +283,20 @@ class Plant:
 
     def _look_after_nodes(self) -> None:
         """Boots that are over; and a tensor-parallel engine does not outlive any of its GPUs."""
-        if self._life.dark.any():
+        if np.count_nonzero(self._life.dark):
             up = self._life.booted(self.now_s)
             if up.any():
                 self.bank.lost[up[self._node_of]] = False
                 self.engines.bring_up(up)
                 self._tell_nodes()
-        if self.bank.lost.any():
+        if np.count_nonzero(self.bank.lost):
             crippled = np.logical_or.reduceat(self.bank.lost, self.bank.starts) & self.engines.up
             if crippled.any():
                 self.engines.take_down(crippled)
 
     def _tell_nodes(self) -> None:
-        self.bank.powered = (~self._life.dark[self._node_of]).astype(np.float64)
+        self._is_lit = (~self._life.dark).astype(np.float64)
+        self.bank.powered = self._is_lit[self._node_of]
         for state, dark in zip(self._states, self._life.dark.tolist(), strict=True):
             state.driver_up = not dark
 
@@ -351,7 +357,15 @@ class Plant:
             domains=domains_of(
                 self.tree, {name: domain.kind for name, domain in self.site.domains.items()}
             ),
-            nodes=self._node_truths(queued.tolist()),
+            nodes=nodes_of(
+                self.site,
+                power_w=self.node_power_w,
+                bank=self.bank,
+                heat=self.heat,
+                dark=self._life.dark,
+                batch=engines.batch,
+                queued=queued,
+            ),
             priorities={
                 priority: PriorityTruth(
                     priority,
@@ -369,25 +383,6 @@ class Plant:
             requests_queued=int(queued.sum()),
             requests_in_flight=engines.requests.count - int(queued.sum()),
         )
-
-    def _node_truths(self, queued: list[int]) -> dict[str, NodeTruth]:
-        starts = self.bank.starts
-        hottest_c = np.maximum.reduceat(self.heat.die_c, starts).tolist()
-        clock_mhz = (np.add.reduceat(self.bank.seen_mhz, starts) / np.diff(self._starts)).tolist()
-        power_w, inlet_c = self.node_power_w.tolist(), self.heat.inlet_c.tolist()
-        return {
-            node.name: NodeTruth(
-                name=node.name,
-                power_w=power_w[place],
-                inlet_temperature_c=inlet_c[place],
-                gpu_temperature_c_max=hottest_c[place],
-                clock_mhz_mean=clock_mhz[place],
-                dark=bool(self._life.dark[place]),
-                batch=int(self.engines.batch[place]),
-                queued=queued[place],
-            )
-            for place, node in enumerate(self._nodes)
-        }
 
     def report(self) -> dict[str, ReportValue]:
         """What happened since time 0; None for what was not measured."""

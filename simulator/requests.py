@@ -15,21 +15,25 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 PLACES_FIRST: Final = 1024
+NOT_LINED_UP: Final = 1e300
+"""The mark of a request that has come and is not in a queue yet; no counter gets there."""
 
 
 class RequestTable:
     """One row per request in flight; rows are reused, and the table grows as needed.
 
-    Every node has two counters: seconds of prefill work done, and tokens decoded by each sequence
-    of its batch. `where` says which counter a request waits for, `mark` at what value it is done.
-    Columns are of shape (places,); `prefilled_s` and `decoded` of shape (nodes,).
+    Every node has a counter of prefill work for each of its queues, and one of tokens decoded by
+    each sequence of its batch. `where` is the counter that a request waits for, as a place in
+    `counters`, and `mark` the value at which it is done. `done` are the tokens that a preempted
+    request had before it lost its place. Columns are of shape (places,), `prefilled_s` is of shape
+    (queues, nodes) and `decoded` (nodes,).
     """
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, queues: int) -> None:
         """Empty."""
-        self._counters = np.zeros(2 * nodes)
-        self.prefilled_s = self._counters[:nodes]
-        self.decoded = self._counters[nodes:]
+        self.counters = np.zeros((queues + 1) * nodes)
+        self.prefilled_s = self.counters[: queues * nodes].reshape(queues, nodes)
+        self.decoded = self.counters[queues * nodes :]
         self._used = 0
         self._free: list[int] = []
         self.mark = np.empty(0)
@@ -41,6 +45,8 @@ class RequestTable:
         self.begin = np.empty(0)
         self.context = np.empty(0, np.int64)
         self.generated = np.empty(0, np.int64)
+        self.done = np.empty(0, np.int64)
+        self.preempted = np.empty(0, np.int64)
         self.priority = np.empty(0, np.int64)
         self.decoding = np.empty(0, np.bool_)
         self._grow(PLACES_FIRST)
@@ -48,7 +54,7 @@ class RequestTable:
     def _grow(self, places: int) -> None:
         for name in (
             "mark", "where", "node", "at_s", "first_s", "work_s", "begin", "context", "generated",
-            "priority", "decoding",
+            "done", "preempted", "priority", "decoding",
         ):  # fmt: skip
             old = getattr(self, name)
             new = np.zeros(places, old.dtype)
@@ -72,33 +78,40 @@ class RequestTable:
         self,
         *,
         node: IntArray,
+        where: IntArray,
         at_s: FloatArray,
-        mark: FloatArray,
         work_s: FloatArray,
         context: IntArray,
         generated: IntArray,
         priority: IntArray,
-    ) -> None:
-        """Requests that wait for their prefill, arrays of shape (requests,)."""
+    ) -> IntArray:
+        """Requests that come, arrays of shape (requests,); returns their rows."""
         rows = self._places(len(node))
-        self.node[rows] = self.where[rows] = node
+        self.node[rows] = node
+        self.where[rows] = where
         self.at_s[rows] = at_s
-        self.mark[rows] = mark
+        self.mark[rows] = NOT_LINED_UP
         self.work_s[rows] = work_s
         self.context[rows] = context
         self.generated[rows] = generated
         self.priority[rows] = priority
         self.decoding[rows] = False
+        self.done[rows] = self.preempted[rows] = 0
+        return rows
 
-    def advance(self, prefill_s: FloatArray, tokens: FloatArray) -> None:
-        """Move the counters of all nodes on."""
-        self.prefilled_s += prefill_s
-        self.decoded += tokens
+    def wait_again(self, row: int, *, where: int, mark: float, work_s: float) -> None:
+        """A sequence goes back before all prompts of a queue, whose marks move by its work."""
+        self.decoding[row] = False
+        rows = self.in_use()
+        behind = rows[(self.where[rows] == where) & (self.mark[rows] < NOT_LINED_UP)]
+        self.mark[behind] += work_s
+        self.where[row], self.mark[row], self.work_s[row] = where, mark, work_s
 
     def passed(self) -> IntArray:
         """Rows whose counter has reached their mark."""
         used = self._used
-        return np.flatnonzero(self.mark[:used] <= self._counters.take(self.where[:used]))
+        passed: IntArray = (self.mark[:used] <= self.counters.take(self.where[:used])).nonzero()[0]
+        return passed
 
     def free(self, rows: IntArray) -> None:
         """Requests that are over."""
@@ -124,4 +137,4 @@ class RequestTable:
         rows = self.in_use()
         rows = rows[~self.decoding[rows]]
         begins = self.mark[rows] - self.work_s[rows]
-        return rows[begins >= self.prefilled_s[self.node[rows]]]
+        return rows[begins >= self.counters[self.where[rows]]]

@@ -1,6 +1,8 @@
 """Heat in the twin: die, sink and memory of every GPU, fans of every node, air of every zone.
 
-It turns power into temperatures and fan speeds; it never changes power or clocks.
+It turns power into temperatures and fan speeds; it never changes power or clocks. Heat is slower
+than work: power is averaged over `HEAT_S` before temperatures move, but near a part's limit they
+move in every step, because there the part acts on them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from simulator.gpu import GpuConstants
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+HEAT_S: Final = 1.0  # less than a die's time constant
+NEAR_LIMIT_K: Final = 6.0  # more than a die gains in `HEAT_S` from idle to the power limit
 SINK_SPREAD: Final = 0.10  # spread of sink resistance between boards: assumption
 AIR_J_PER_M3_K: Final = 1206.0  # density times heat capacity of air at 20 C
 NODE_AIRFLOW_M3_PER_S: Final = 0.52  # 1105 CFM, DGX H100 class                    from memory
@@ -86,6 +90,10 @@ class Heat:
         self._die_k_per_w = np.array([part.die_sink_k_per_w for part in parts])
         self._die_j_per_k = np.array([part.die_j_per_k for part in parts])
         self._keeps_for_s, self._keeps = 0.0, np.ones(count)
+        self._near_c = np.array([p.operating_temperature_c_max for p in parts]) - NEAR_LIMIT_K
+        self._is_near = False
+        self._gathered_s = 0.0
+        self._gpu_j, self._node_j = np.zeros(count), np.zeros(nodes)
         self._sink_j_per_k = np.array([part.sink_j_per_k for part in parts])
         spread = 1.0 + rng.uniform(-SINK_SPREAD, SINK_SPREAD, count)
         self._sink_k_per_w = np.array([part.sink_air_k_per_w for part in parts]) * spread
@@ -99,7 +107,6 @@ class Heat:
         self.inlet_c = SUPPLY_C + self._offset_k
         self.die_c = self.inlet_c[node_of]
         self.sink_c = self.die_c.copy()
-        self.memory_c = self.die_c + MEMORY_OVER_DIE_K
         self.fan_ratio = np.full(nodes, FAN_RATIO_MIN)
         self._zone_of = np.where(air.zone_of >= 0, air.zone_of, 0)
         self._zoned = (air.zone_of >= 0).astype(np.float64)
@@ -109,7 +116,7 @@ class Heat:
     def warm_up(self) -> None:
         """As after hours of work, roughly: metal hot, fans up. A minute of steps does the rest."""
         self.sink_c += WARM_SINK_K
-        self.die_c += WARM_DIE_K
+        self.die_c = self.die_c + WARM_DIE_K
         self.fan_ratio[:] = WARM_FAN_RATIO
 
     def step(
@@ -117,16 +124,32 @@ class Heat:
         *,
         dt_s: float,
         gpu_power_w: FloatArray,
-        memory_power_w: FloatArray,
         node_power_w: FloatArray,
         zone_ratio: FloatArray,
-    ) -> None:
-        """Run `dt_s`. `zone_ratio` is the share of each zone's cooling that is left."""
+    ) -> bool:
+        """Gather the heat of `dt_s`; True when temperatures have moved.
+
+        `zone_ratio` is the share of each zone's cooling that is left. Temperatures that move are
+        new arrays.
+        """
+        self._gathered_s += dt_s
+        self._gpu_j += gpu_power_w * dt_s
+        self._node_j += node_power_w * dt_s
+        if self._gathered_s < HEAT_S - 1e-9 and not self._is_near:
+            return False
+        span_s, self._gathered_s = self._gathered_s, 0.0
         flow = self._flow_m3_per_s * self.fan_ratio
-        self._zones(dt_s, flow, node_power_w, zone_ratio)
-        self._gpus(dt_s, flow, gpu_power_w)
-        self.memory_c = self.die_c + MEMORY_OVER_DIE_K + MEMORY_K_PER_W * memory_power_w
-        self._fans(dt_s)
+        self._zones(span_s, flow, self._node_j / span_s, zone_ratio)
+        self._gpus(span_s, flow, self._gpu_j / span_s)
+        self._gpu_j[:] = 0.0
+        self._node_j[:] = 0.0
+        self._is_near = bool(np.count_nonzero(self.die_c > self._near_c))
+        self._fans(span_s)
+        return True
+
+    def memory_c_at(self, memory_power_w: FloatArray) -> FloatArray:
+        """Temperature of each GPU's memory stacks while they draw `memory_power_w`."""
+        return self.die_c + MEMORY_OVER_DIE_K + MEMORY_K_PER_W * memory_power_w
 
     def _zones(
         self, dt_s: float, flow: FloatArray, node_power_w: FloatArray, zone_ratio: FloatArray
@@ -178,4 +201,4 @@ class Heat:
         wanted += FAN_PER_INLET_K * np.maximum(0.0, self.inlet_c - 25.0)
         change = np.minimum(np.maximum(wanted, FAN_RATIO_MIN), 1.0) - self.fan_ratio
         most = FAN_RATIO_PER_S * dt_s
-        self.fan_ratio += np.minimum(np.maximum(change, -most), most)
+        self.fan_ratio = self.fan_ratio + np.minimum(np.maximum(change, -most), most)

@@ -10,9 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from facility.topology import Site
+from simulator.bank import GpuBank
 from simulator.electrical import PowerTree, Trip
-from simulator.latency import Latency
+from simulator.latency import KINDS, QUANTILES, Latency
+from simulator.thermal import Heat
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 ReportValue = float | int | bool | None | list[dict[str, float | str]]
 
@@ -83,22 +91,18 @@ class Tally:
     inlet_temperature_c_max: float = -math.inf
     trips: list[Trip] = field(default_factory=list)
 
-    def add(
-        self,
-        *,
-        dt_s: float,
-        tree: PowerTree,
-        power_w: float,
-        gpu_temperature_c: float,
-        inlet_temperature_c: float,
-    ) -> None:
+    def add(self, *, dt_s: float, tree: PowerTree, power_w: float) -> None:
         """Count one step; the tree holds the loads of it."""
         self.seconds += dt_s
         self.energy_j += power_w * dt_s
         self.row_power_ratio_max = max(self.row_power_ratio_max, tree.row_load_ratio)
         self.seconds_over_capacity += dt_s if tree.any_over else 0.0
-        self.gpu_temperature_c_max = max(self.gpu_temperature_c_max, gpu_temperature_c)
-        self.inlet_temperature_c_max = max(self.inlet_temperature_c_max, inlet_temperature_c)
+
+    def feel(self, gpu_temperature_c: FloatArray, inlet_temperature_c: FloatArray) -> None:
+        """Temperatures have moved to these."""
+        self.gpu_temperature_c_max = max(self.gpu_temperature_c_max, float(gpu_temperature_c.max()))
+        hottest_c = float(inlet_temperature_c.max())
+        self.inlet_temperature_c_max = max(self.inlet_temperature_c_max, hottest_c)
 
     def report(self) -> dict[str, ReportValue]:
         """The electrical and thermal part of a report."""
@@ -138,6 +142,32 @@ def domains_of(tree: PowerTree, kinds: Mapping[str, str]) -> dict[str, DomainTru
     }
 
 
+def nodes_of(
+    site: Site,
+    *,
+    power_w: FloatArray,
+    bank: GpuBank,
+    heat: Heat,
+    dark: BoolArray,
+    batch: FloatArray,
+    queued: IntArray,
+) -> dict[str, NodeTruth]:
+    """All nodes as they are now; arrays of shape (nodes,)."""
+    starts = bank.starts
+    gpus = np.diff(starts, append=bank.count)
+    columns = (
+        power_w.tolist(),
+        heat.inlet_c.tolist(),
+        np.maximum.reduceat(heat.die_c, starts).tolist(),
+        (np.add.reduceat(bank.seen_mhz, starts) / gpus).tolist(),
+        dark.tolist(),
+        batch.astype(np.int64).tolist(),
+        queued.tolist(),
+    )
+    rows = zip(site.nodes, *columns, strict=True)
+    return {name: NodeTruth(name, *values) for name, *values in rows}
+
+
 def requests_report(truth: PlantTruth) -> dict[str, ReportValue]:
     """Counts of requests, and latency quantiles by priority, one key each."""
     return {
@@ -149,7 +179,7 @@ def requests_report(truth: PlantTruth) -> dict[str, ReportValue]:
         **{
             f"{kind}_{share}_s_{priority}": getattr(item.total, f"{kind}_{share}_s")
             for priority, item in truth.priorities.items()
-            for kind in ("ttft", "tpot")
-            for share in ("p50", "p99")
+            for kind in KINDS
+            for share in QUANTILES
         },
     }

@@ -282,3 +282,17 @@ def test_parts_of_different_kinds_share_a_bank() -> None:
 def test_an_unknown_gpu_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="h100, a100"):
         part_named("tpu-v5")
+
+
+def test_what_a_sensor_shows_does_not_depend_on_who_looked_before() -> None:
+    watched, alone = bank_of(10), bank_of(10)
+    load = demand(prefill=0.8, decode=0.2, share=0.5)
+    for step in range(7):
+        run(watched, load, at_s=step * STEP_S)
+        run(alone, load, at_s=step * STEP_S)
+        assert len(watched.seen_w) == 10
+    assert alone.seen_w.tolist() == watched.seen_w.tolist()
+    assert alone.seen_mhz.tolist() == watched.seen_mhz.tolist()
+    before = alone.seen_w.tolist()
+    run(alone, load, at_s=0.7)
+    assert alone.seen_w.tolist() != before

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import signal
 import time
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -44,13 +42,12 @@ class ToyAxes(Section, frozen=True, kw_only=True):
 
 
 class ToySweep(SweepScenario, frozen=True, kw_only=True):
-    """A toy sweep: `pause_s` of sleep in each unit, and competitors that fail or die."""
+    """A toy sweep: `pause_s` of sleep in each unit, in steps."""
 
     policies: dict[str, ToyVariant]
     sweep: ToyAxes = ToyAxes()
     pause_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
-    broken: str = ""
-    deadly: str = ""
+    boom: str = ""
 
 
 class ToyModel:
@@ -72,8 +69,7 @@ class ToyModel:
                 "added": list(scenario.sweep.added_ratio),
                 "late": scenario.policies[name].actuation == "oob",
                 "pause_s": scenario.pause_s,
-                "broken": scenario.broken == name,
-                "deadly": scenario.deadly == name,
+                "boom": scenario.boom == name,
                 "trace": scenario.trace,
             }
             for name in policies
@@ -86,10 +82,8 @@ class ToyModel:
         for step in range(10):
             time.sleep(content["pause_s"] / 10)
             progress((step + 1) / 10)
-        if content["broken"]:
+        if content["boom"]:
             raise ValueError("the toy is broken")
-        if content["deadly"]:
-            os.kill(os.getpid(), signal.SIGKILL)
         name, seed = content["policy"], content["seed"]
         points = []
         for added in content["added"]:
