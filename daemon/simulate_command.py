@@ -85,6 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=_jobs, metavar="N", help="processes of a sweep (default: one for each core)"
     )
+    parser.add_argument(
+        "--engine",
+        type=_engine,
+        default=None,
+        metavar="E",
+        help="what runs a sweep: processes (default), or dask[=SCHEDULER]; dask alone is local",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
@@ -96,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
         kind = kind_of(text)
         if kind == "sweep":
             return run_sweep(sweep_order(args, text, seeds))
-        if args.jobs is not None:
-            raise ArgumentError("--jobs is for documents of kind sweep")
+        if args.jobs is not None or args.engine is not None:
+            raise ArgumentError("--jobs and --engine are for documents of kind sweep")
         if kind == "faults":
             return run_faults(
                 text,
@@ -212,6 +219,13 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
+def _engine(text: str) -> str:
+    """The name of an engine. Raises argparse.ArgumentTypeError."""
+    if text not in ("processes", "dask") and not text.startswith("dask="):
+        raise argparse.ArgumentTypeError("expected processes, dask or dask=SCHEDULER")
+    return text
+
+
 def _policies(names: Sequence[str] | None) -> tuple[PolicyName, ...]:
     """Names of policies as they are typed. Raises ArgumentError."""
     known: dict[str, PolicyName] = {name: name for name in POLICIES}
@@ -228,7 +242,7 @@ def sweep_order(args: argparse.Namespace, text: str, seeds: Sequence[int]) -> Sw
     again = ["ampacity", "simulate", args.scenario, "--seed", args.seed]
     again += [word for name in args.policy or () for word in ("--policy", name)]
     again += [word for item in args.set for word in ("--set", item)]
-    for option in ("trace", "out", "jobs"):
+    for option in ("trace", "out", "jobs", "engine"):
         if (value := getattr(args, option)) is not None:
             again += [f"--{option}", str(value)]
     return SweepOrder(
@@ -242,6 +256,7 @@ def sweep_order(args: argparse.Namespace, text: str, seeds: Sequence[int]) -> Sw
         trace=args.trace,
         out=args.out,
         jobs=args.jobs,
+        engine=args.engine or "processes",
         as_json=args.json,
     )
 

@@ -6,6 +6,7 @@ Owns the command line's side: where the folder is, what people are told and how 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -20,9 +21,9 @@ from daemon.exit_codes import EX_FAILED, EX_UNAVAILABLE, EX_USAGE
 from facility.compiler import did_you_mean
 from simulator.experiments.document import SweepScenario
 from simulator.experiments.model import MODELS, load_model, load_sweep
-from simulator.experiments.pool import Engine, ProcessEngine
+from simulator.experiments.pool import Engine, EngineError, ProcessEngine
 from simulator.experiments.runner import SweepFailed, Teller, run_units
-from simulator.experiments.store import FolderError, SweepFolder
+from simulator.experiments.store import FolderError, SweepFolder, write_whole
 from simulator.experiments.summary import Summary, summarise
 from simulator.experiments.units import make_units
 
@@ -47,6 +48,7 @@ class SweepOrder:
     trace: str | None = None
     out: str | None = None
     jobs: int | None = None
+    engine: str = "processes"
     as_json: bool = False
 
 
@@ -68,7 +70,7 @@ def run_sweep(order: SweepOrder, models: Mapping[str, str] = MODELS) -> int:
             with closing(folder):
                 folder.start()
                 return _run(order, role, scenario, policies, folder)
-        except FolderError as error:
+        except (FolderError, EngineError) as error:
             tell(str(error))
             return EX_UNAVAILABLE
         except SweepFailed as error:
@@ -103,6 +105,8 @@ def _run(
     units = make_units(role, contents, scenario.trace)
     results = run_units(units, folder, _engine(order), Teller(tell, time.monotonic))
     summary = summarise(model, scenario, policies, results)
+    if order.out is not None:
+        _write_report(folder.path, scenario, summary, order.seed_text)
     document = {
         "scenario": scenario.scenario,
         "seed": order.seed_text,
@@ -118,8 +122,26 @@ def _run(
     return 0 if all(item.passed for item in summary.checks) else EX_FAILED
 
 
+def _write_report(path: Path, scenario: SweepScenario, summary: Summary, seed_text: str) -> None:
+    # drawing is imported where it is used: without a report nobody waits for it
+    from simulator.experiments.report import HTML, report_files
+
+    for name, content in report_files(scenario, summary, seed_text).items():
+        write_whole(path / name, content)
+    tell(f"report: {path / HTML}")
+
+
 def _engine(order: SweepOrder) -> Engine:
-    return ProcessEngine(order.jobs)
+    """What runs the units. Raises EngineError."""
+    jobs = order.jobs or len(os.sched_getaffinity(0))
+    name, _, address = order.engine.partition("=")
+    if name == "processes":
+        return ProcessEngine(jobs)
+    try:
+        from simulator.experiments.dask_engine import DaskEngine
+    except ImportError as error:
+        raise EngineError(f"--engine dask needs ampacity[dask]: {error}") from error
+    return DaskEngine(address or None, jobs)
 
 
 def table(scenario: SweepScenario, summary: Summary) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from simulator.loads.envelope import Envelope, Noise
 from simulator.loads.lengths import uniform
-from simulator.loads.nodes import DIRECT_MAX, NodeLoad
+from simulator.loads.nodes import EACH_MAX, NodeLoad
 from simulator.loads.polca import polca
 from simulator.loads.workload import Kind, Lengths, Workload
 
@@ -73,7 +73,7 @@ def test_the_scale_is_a_plain_multiplier_of_requests() -> None:
     assert mean[2] / mean[1] == pytest.approx(2.0, rel=0.02)
 
 
-@pytest.mark.parametrize("rate_per_s", [0.9 * DIRECT_MAX / 2.0, 1.1 * DIRECT_MAX / 2.0])
+@pytest.mark.parametrize("rate_per_s", [0.2 * EACH_MAX, 0.5 * EACH_MAX, 1.5 * EACH_MAX])
 def test_drawn_each_or_as_sums_tokens_have_the_same_means_and_spreads(rate_per_s: float) -> None:
     drawn = NodeLoad(flat(rate_per_s), priorities=["high"] * 40, scale=1.0, seed=2).demand(
         0.0, 2.0, 5_000

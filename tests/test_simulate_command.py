@@ -78,7 +78,7 @@ def test_set_reaches_keys_at_any_depth(small: str) -> None:
         (["--set", "control.lease_s=1"], 1, "at least three cycles"),
         (["--trace", "missing.csv"], 1, "missing.csv"),
         (["--policy", "polka"], 2, "did you mean 'polca'"),
-        (["--jobs", "2"], 2, "--jobs is for documents of kind sweep"),
+        (["--jobs", "2"], 2, "--jobs and --engine are for documents of kind sweep"),
     ],
 )
 def test_bad_arguments_are_refused_with_what_is_allowed(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
 import time
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -42,12 +44,13 @@ class ToyAxes(Section, frozen=True, kw_only=True):
 
 
 class ToySweep(SweepScenario, frozen=True, kw_only=True):
-    """A toy sweep: `pause_s` of sleep in each unit, in steps."""
+    """A toy sweep: `pause_s` of sleep in each unit, and competitors that fail or die."""
 
     policies: dict[str, ToyVariant]
     sweep: ToyAxes = ToyAxes()
     pause_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
-    boom: str = ""
+    broken: str = ""
+    deadly: str = ""
 
 
 class ToyModel:
@@ -69,7 +72,8 @@ class ToyModel:
                 "added": list(scenario.sweep.added_ratio),
                 "late": scenario.policies[name].actuation == "oob",
                 "pause_s": scenario.pause_s,
-                "boom": scenario.boom == name,
+                "broken": scenario.broken == name,
+                "deadly": scenario.deadly == name,
                 "trace": scenario.trace,
             }
             for name in policies
@@ -82,8 +86,10 @@ class ToyModel:
         for step in range(10):
             time.sleep(content["pause_s"] / 10)
             progress((step + 1) / 10)
-        if content["boom"]:
+        if content["broken"]:
             raise ValueError("the toy is broken")
+        if content["deadly"]:
+            os.kill(os.getpid(), signal.SIGKILL)
         name, seed = content["policy"], content["seed"]
         points = []
         for added in content["added"]:

@@ -7,12 +7,14 @@ thread, so its sums have one order. A worker ends itself when its parent is gone
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.queues import SimpleQueue
 from typing import Final, Protocol
 
@@ -26,11 +28,12 @@ ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 Outcomes = Generator[tuple[Unit, bytes | UnitError], None, None]
 
 
+class EngineError(RuntimeError):
+    """An engine is not there; the text says which and why."""
+
+
 class Engine(Protocol):
     """What runs units: the cores of this machine, or somebody's cluster."""
-
-    jobs: int
-    """How many units run at once."""
 
     def run(self, units: Sequence[Unit], told: Told) -> Outcomes:
         """Run the units in any order; each with its result, or with why it failed.
@@ -40,10 +43,10 @@ class Engine(Protocol):
 
 
 class ProcessEngine:
-    """A process for each core, or as many as told."""
+    """So many processes on this machine."""
 
-    def __init__(self, jobs: int | None = None) -> None:
-        self.jobs = jobs or len(os.sched_getaffinity(0))
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
 
     def run(self, units: Sequence[Unit], told: Told) -> Outcomes:
         """Run the units; as each ends, give it back."""
@@ -53,11 +56,12 @@ class ProcessEngine:
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
         others = multiprocessing.active_children()
         pool = concurrent.futures.ProcessPoolExecutor(
-            min(self.jobs, len(units)), context, initializer=_begin, initargs=(queue,)
+            min(self._jobs, len(units)), context, initializer=_begin, initargs=(queue,)
         )
         waiting: dict[concurrent.futures.Future[bytes], Unit] = {}
         try:
-            waiting = {pool.submit(_run, unit): unit for unit in units}
+            with deaf_children():
+                waiting = {pool.submit(_run, unit): unit for unit in units}
             while waiting:
                 done, _ = concurrent.futures.wait(
                     waiting, LOOK_S, return_when=concurrent.futures.FIRST_COMPLETED
@@ -72,6 +76,17 @@ class ProcessEngine:
                     process.terminate()
             pool.shutdown(cancel_futures=True)
             _restore(before)
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started meanwhile never hear Ctrl-C: the parent alone answers, and ends them."""
+    resource_tracker.ensure_running()  # starting it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _outcome(future: concurrent.futures.Future[bytes]) -> bytes | UnitError:
@@ -96,8 +111,7 @@ _progress: list[SimpleQueue[tuple[str, float]]] = []
 
 
 def _begin(queue: SimpleQueue[tuple[str, float]]) -> None:
-    """A worker starts: the parent alone answers Ctrl-C, and its end is the worker's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker starts; its parent's end is its own."""
     _progress[:] = [queue]
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -11,20 +11,22 @@ from simulator.experiments.units import Unit
 
 
 class SweepProgress:
-    """Work done, by unit; `jobs` units run at the same time."""
+    """Work done, by unit."""
 
-    def __init__(self, waiting: Sequence[Unit], *, kept: int, jobs: int, now_s: float) -> None:
+    def __init__(self, waiting: Sequence[Unit], *, kept: int, now_s: float) -> None:
         """`kept` more units were done before."""
         self._units = {unit.id: unit for unit in waiting}
         self._fractions = dict.fromkeys(self._units, 0.0)
         self._kept = kept
-        self._jobs = max(1, jobs)
+        self._at_once = 1
         self._began_s = now_s
 
     def told(self, unit_id: str, fraction: float) -> None:
         """A unit says how far it is; only forward counts."""
         if unit_id in self._fractions:
             self._fractions[unit_id] = max(self._fractions[unit_id], min(1.0, fraction))
+            running = sum(0.0 < value < 1.0 for value in self._fractions.values())
+            self._at_once = max(self._at_once, running)
 
     def remaining_s(self, now_s: float) -> float | None:
         """Seconds until all is done, None before anything is."""
@@ -35,8 +37,7 @@ class SweepProgress:
             return None
         rate_per_s = done / (now_s - self._began_s)
         # the last units cannot share themselves between the workers
-        busy = max(1, min(self._jobs, sum(value > 0.0 for value in work.values())))
-        longest_s = max(left.values()) / (rate_per_s / busy)
+        longest_s = max(left.values()) / (rate_per_s / self._at_once)
         return max(sum(left.values()) / rate_per_s, longest_s)
 
     def line(self, now_s: float) -> str:

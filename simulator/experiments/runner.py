@@ -38,6 +38,7 @@ def run_units(
 
     Raises:
         SweepFailed: a unit failed.
+        EngineError: the engine is not there.
     """
     left = _left(units, folder, teller.tell)
     if left:
@@ -71,7 +72,7 @@ def _run(
     left: Sequence[Unit], kept: int, folder: SweepFolder, engine: Engine, teller: Teller
 ) -> None:
     now_s = teller.now_s()
-    progress = SweepProgress(left, kept=kept, jobs=engine.jobs, now_s=now_s)
+    progress = SweepProgress(left, kept=kept, now_s=now_s)
     next_s = now_s + TELL_EVERY_S
     failures = []
 

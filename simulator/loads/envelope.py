@@ -129,7 +129,7 @@ class Rate:
         drawn: FloatArray = np.exp(noise.ratio * normal - noise.ratio**2 / 2.0)
         return drawn
 
-    def at(self, at_s: FloatArray) -> FloatArray:
+    def at(self, at_s: NDArray[np.floating]) -> FloatArray:
         """Requests per second at these times, which may lie before 0."""
         rate: FloatArray = np.interp(np.mod(at_s, self._period_s), *self._knots)
         if self._noise is not None:
@@ -140,7 +140,7 @@ class Rate:
         return rate
 
 
-def _around(place: FloatArray, values: FloatArray) -> FloatArray:
+def _around(place: NDArray[np.floating], values: FloatArray) -> FloatArray:
     """Values at whole places, straight between, repeated."""
     whole = np.floor(place)
     left = whole.astype(np.int64) % len(values)

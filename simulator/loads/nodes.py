@@ -20,8 +20,8 @@ IntArray = NDArray[np.int64]
 
 BLOCK_STEPS: Final = 1_000
 """Steps that are drawn together; an answer is put together from such blocks."""
-DIRECT_MAX: Final = 8.0
-"""Mean requests per node and step up to which each is drawn; above, their sums are (moments)."""
+EACH_MAX: Final = 8
+"""Requests of a node in a step up to which each is drawn; of more, the sum is, by its moments."""
 NODES_MAX: Final = 4_096
 RATE_MAX_PER_S: Final = 10_000.0
 
@@ -59,7 +59,6 @@ class NodeLoad:
         if not 1 <= len(priorities) <= NODES_MAX:
             raise ValueError(f"{len(priorities)} nodes; expected from 1 to {NODES_MAX}")
         self._rate = Rate(workload.envelope, workload.noise, seed)
-        self._mean_per_s = workload.envelope.mean_per_s * scale
         self._scale, self._seed, self._cv = scale, seed, workload.cv
         self._count = len(priorities)
         known = {priority: place for place, priority in enumerate(dict.fromkeys(priorities))}
@@ -67,7 +66,7 @@ class NodeLoad:
         lengths = [workload.lengths(priority) for priority in known]
         self._prompt = np.concatenate([one.prompt_tokens for one in lengths])
         self._generated = np.concatenate([one.generated_tokens for one in lengths])
-        self._sums = _Moments.of(self._prompt, self._generated)
+        self._moments = _Moments.of(self._prompt, self._generated)
         self._last: tuple[float, int, NodeDemand] | None = None
 
     def demand(self, begin_s: float, dt_s: float, steps: int) -> NodeDemand:
@@ -103,8 +102,7 @@ class NodeLoad:
         mean = self._mean(dt_s, block)
         # Node after node, each quantity from its own generator: more nodes change no earlier one.
         counts = generator(self._seed, 2, block).poisson(mean, (self._count, BLOCK_STEPS))
-        draw = self._each if self._mean_per_s * dt_s <= DIRECT_MAX else self._summed
-        prompt, generated = draw(counts, block)
+        prompt, generated = self._tokens(counts, block)
         made = NodeDemand(
             *(np.ascontiguousarray(part.T, np.float64) for part in (counts, prompt, generated))
         )
@@ -120,31 +118,31 @@ class NodeLoad:
             mean = mean * burst(total, self._cv, generator(self._seed, 3, block))
         return mean
 
-    def _each(self, counts: IntArray, block: int) -> tuple[IntArray, IntArray]:
-        """Draw each request from the table of its node; returns sums of tokens, (nodes, steps)."""
-        drawn = generator(self._seed, 4, block).integers(0, TABLE, counts.sum(), np.uint16)
-        place = drawn + np.repeat(self._table * TABLE, counts.sum(axis=1))
-        ends = np.cumsum(counts)
+    def _tokens(self, counts: IntArray, block: int) -> tuple[IntArray, IntArray]:
+        """Draw each request from the table of its node, or their sum; both (nodes, steps)."""
+        many = counts > EACH_MAX
+        few = np.where(many, 0, counts)
+        drawn = generator(self._seed, 4, block).integers(0, TABLE, few.sum(), np.uint16)
+        place = drawn + np.repeat(self._table * TABLE, few.sum(axis=1))
+        ends = np.cumsum(few)
         prompt = _sums(self._prompt[place], ends).reshape(counts.shape)
-        return prompt, _sums(self._generated[place], ends).reshape(counts.shape)
-
-    def _summed(self, counts: IntArray, block: int) -> tuple[FloatArray, FloatArray]:
-        """Draw the sums of many requests by their mean and covariance."""
-        normal = [
-            generator(self._seed, part, block).standard_normal(counts.shape) for part in (4, 5)
-        ]
-        return self._sums.draw(counts, self._table[:, None], normal[0], normal[1])
+        generated = _sums(self._generated[place], ends).reshape(counts.shape)
+        if many.any():
+            table = np.broadcast_to(self._table[:, None], counts.shape)[many]
+            normal = generator(self._seed, 5, block).standard_normal((len(table), 2))
+            prompt[many], generated[many] = self._moments.draw(counts[many], table, normal)
+        return prompt, generated
 
 
 @dataclass(frozen=True, slots=True)
 class _Moments:
-    """Of each table: means, roots of the covariance, and the least lengths; shape (tables,)."""
+    """Of each table: means, variations, correlation and least lengths; shape (tables,)."""
 
     prompt_mean: FloatArray
     generated_mean: FloatArray
-    prompt_sd: FloatArray
-    shared_sd: FloatArray
-    own_sd: FloatArray
+    prompt_cv: FloatArray
+    generated_cv: FloatArray
+    correlation: FloatArray
     prompt_min: IntArray
     generated_min: IntArray
 
@@ -152,33 +150,45 @@ class _Moments:
     def of(cls, prompt: IntArray, generated: IntArray) -> _Moments:
         """The moments of tables of `TABLE` pairs, one after the other."""
         prompts, answers = prompt.reshape(-1, TABLE), generated.reshape(-1, TABLE)
-        prompt_mean, generated_mean = prompts.mean(axis=1), answers.mean(axis=1)
-        prompt_sd = prompts.std(axis=1)
-        both = (prompts * answers).mean(axis=1) - prompt_mean * generated_mean
-        shared = both / np.maximum(prompt_sd, 1e-9)
-        own = np.sqrt(np.maximum(answers.var(axis=1) - shared**2, 0.0))
+        means = prompts.mean(axis=1), answers.mean(axis=1)
+        spreads = prompts.std(axis=1), answers.std(axis=1)
+        both = (prompts * answers).mean(axis=1) - means[0] * means[1]
         return cls(
-            prompt_mean,
-            generated_mean,
-            prompt_sd,
-            shared,
-            own,
+            *means,
+            spreads[0] / means[0],
+            spreads[1] / means[1],
+            both / np.maximum(spreads[0] * spreads[1], 1e-9),
             prompts.min(axis=1),
             answers.min(axis=1),
         )
 
     def draw(
-        self, counts: IntArray, table: IntArray, one: FloatArray, other: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Sums over `counts` requests, never below what so many must have."""
-        root = np.sqrt(counts)
-        prompt = counts * self.prompt_mean[table] + root * self.prompt_sd[table] * one
-        spread = self.shared_sd[table] * one + self.own_sd[table] * other
-        generated = counts * self.generated_mean[table] + root * spread
-        return (
-            np.maximum(np.rint(prompt), counts * self.prompt_min[table]),
-            np.maximum(np.rint(generated), counts * self.generated_min[table]),
+        self, counts: IntArray, table: IntArray, normal: FloatArray
+    ) -> tuple[IntArray, IntArray]:
+        """Sums over `counts` requests each, never below what so many must have."""
+        shared = self.correlation[table]
+        other = shared * normal[:, 0] + np.sqrt(1.0 - shared**2) * normal[:, 1]
+        prompt = _gamma(
+            counts * self.prompt_mean[table], self.prompt_cv[table], counts, normal[:, 0]
         )
+        generated = _gamma(
+            counts * self.generated_mean[table], self.generated_cv[table], counts, other
+        )
+        return (
+            np.maximum(prompt, counts * self.prompt_min[table]),
+            np.maximum(generated, counts * self.generated_min[table]),
+        )
+
+
+def _gamma(mean: FloatArray, cv: FloatArray, counts: IntArray, normal: FloatArray) -> IntArray:
+    """Whole numbers with this mean and the spread of a sum of `counts` lengths, skewed as such.
+
+    The cube of a normal is close to a gamma (Wilson and Hilferty 1931), and never as far below 0 as
+    a normal would be.
+    """
+    spread = cv**2 / counts
+    drawn = mean * (1.0 - spread / 9.0 + normal * np.sqrt(spread) / 3.0) ** 3
+    return np.rint(drawn).astype(np.int64)
 
 
 def burst(mean: FloatArray, cv: float, rng: np.random.Generator) -> FloatArray:

@@ -28,6 +28,7 @@ def polca(*, peak_per_s: float = 1.0, noise: Noise = NOISE) -> Workload:
 
     Used per node, it is the requests/s of one server at the week's peak.
     """
+    # Shares, ranges and priorities of the paper's table                               from memory
     low, high = {"low": 1.0}, {"high": 1.0}
     return Workload(
         "polca",

