@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from simulator.experiments.document import CurvePlot, SweepCheck
+from simulator.experiments.honesty import calibration_tables
 from simulator.experiments.plots import SAMPLES_MAX, draw, shortened, svg
 from simulator.experiments.report import CHECKS, HTML, JSON, POINTS, report_files
 from simulator.experiments.results import Bar, Bars, Cdf, Curve, Line, Series
@@ -65,6 +67,20 @@ def test_the_page_shows_checks_metrics_figures_and_notes_escaped() -> None:
     assert page.count('<span class="fail">') == 1
     for words in ("Row power, worst day", "T2", "hours", "Brakes", "Servers that fit", "Draws"):
         assert words in page
+
+
+def test_the_page_says_how_far_the_twin_is_from_measurements_and_what_is_uncertain() -> None:
+    page = files()[HTML]
+    errors, bands = calibration_tables()
+    assert errors.rows
+    assert bands.rows
+    for row in (*errors.rows, *bands.rows):
+        assert f"<td>{html.escape(str(row[0]))}</td>" in page
+    p95, bound = (errors.columns.index(name) for name in ("P95", "bound"))
+    for row in errors.rows:
+        error, limit = row[p95], row[bound]
+        assert isinstance(error, float)
+        assert limit is None or error <= float(limit)
 
 
 def test_ids_of_plots_do_not_clash() -> None:

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from simulator.experiments.document import SweepScenario
+from simulator.experiments.honesty import calibration_tables
 from simulator.experiments.plots import svg
 from simulator.experiments.results import MetricValue, Point, Table
 from simulator.experiments.summary import CheckOutcome, Metrics, Summary
@@ -78,7 +79,7 @@ def _page(scenario: SweepScenario, summary: Summary, seed_text: str) -> str:
         _metrics(scenario, summary.policies),
         "<h2>Figures</h2>" if summary.figures else "",
     ]
-    for figure in summary.figures:
+    for figure in (*summary.figures, *calibration_tables()):
         note = f"<figcaption>{_text(figure.note)}</figcaption>" if figure.note else ""
         if isinstance(figure, Table):
             rows = [[_cell(value) for value in row] for row in figure.rows]
