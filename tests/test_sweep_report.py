@@ -13,7 +13,7 @@ import pytest
 
 from simulator.experiments.document import CurvePlot, SweepCheck
 from simulator.experiments.honesty import calibration_tables
-from simulator.experiments.plots import SAMPLES_MAX, draw, shortened, svg
+from simulator.experiments.plots import draw, stretches, svg
 from simulator.experiments.report import CHECKS, HTML, JSON, POINTS, report_files
 from simulator.experiments.results import Bar, Bars, Cdf, Curve, Line, Series
 from simulator.experiments.summary import summarise
@@ -23,7 +23,7 @@ LINE = Line(label="polca", x=(0.0, 0.1, 0.2), y=(1.0, None, 3.0), low=(0.5, None
             high=(2.0, None, 4.0))  # fmt: skip
 
 
-def files(seed_text: str = "1..2") -> dict[str, str]:
+def written() -> dict[str, str]:
     toy = ToySweep(
         version=1, kind="sweep", scenario="toy", model="toy", headline={"added_ratio": 0.3},
         description="5 < 6 & more",
@@ -41,15 +41,21 @@ def files(seed_text: str = "1..2") -> dict[str, str]:
     contents = model.units(toy, tuple(toy.policies), (1, 2))
     results = [model.run(content, lambda _: None) for content in contents]
     summary = summarise(model, toy, tuple(toy.policies), results)
-    return {k: v.decode() for k, v in report_files(toy, summary, seed_text).items()}
+    return {k: v.decode() for k, v in report_files(toy, summary, "1..2").items()}
 
 
-def test_the_same_results_give_the_same_bytes() -> None:
-    assert files() == files()
+@pytest.fixture(scope="module")
+def files() -> dict[str, str]:
+    """The report of a toy sweep by the names of its files."""
+    return written()
 
 
-def test_the_page_loads_nothing_and_runs_nothing() -> None:
-    page = files()[HTML]
+def test_the_same_results_give_the_same_bytes(files: dict[str, str]) -> None:
+    assert written() == files
+
+
+def test_the_page_loads_nothing_and_runs_nothing(files: dict[str, str]) -> None:
+    page = files[HTML]
     assert page.startswith("<!DOCTYPE html>")
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
@@ -57,8 +63,8 @@ def test_the_page_loads_nothing_and_runs_nothing() -> None:
     assert not re.search(r"20\d\d-\d\d-\d\d", page), "a date"
 
 
-def test_the_page_shows_checks_metrics_figures_and_notes_escaped() -> None:
-    page = files()[HTML]
+def test_the_page_shows_checks_metrics_figures_and_notes_escaped(files: dict[str, str]) -> None:
+    page = files[HTML]
     assert "5 &lt; 6 &amp; more" in page
     assert "in &lt;band&gt;" in page
     assert "nothing is &lt; measured &gt;" in page
@@ -69,8 +75,10 @@ def test_the_page_shows_checks_metrics_figures_and_notes_escaped() -> None:
         assert words in page
 
 
-def test_the_page_says_how_far_the_twin_is_from_measurements_and_what_is_uncertain() -> None:
-    page = files()[HTML]
+def test_the_page_says_how_far_the_twin_is_from_measurements_and_what_is_uncertain(
+    files: dict[str, str],
+) -> None:
+    page = files[HTML]
     errors, bands = calibration_tables()
     assert errors.rows
     assert bands.rows
@@ -83,13 +91,13 @@ def test_the_page_says_how_far_the_twin_is_from_measurements_and_what_is_uncerta
         assert limit is None or error <= float(limit)
 
 
-def test_ids_of_plots_do_not_clash() -> None:
-    ids = re.findall(r'\bid="([^"]+)"', files()[HTML])
+def test_ids_of_plots_do_not_clash(files: dict[str, str]) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', files[HTML])
     assert len(ids) == len(set(ids))
 
 
-def test_every_point_is_in_the_csv_and_the_json() -> None:
-    found = files()
+def test_every_point_is_in_the_csv_and_the_json(files: dict[str, str]) -> None:
+    found = files
     rows = list(csv.DictReader(io.StringIO(found[POINTS])))
     assert len(rows) == 2 * 2 * 6
     assert rows[0]["policy"] == "polca"
@@ -128,8 +136,11 @@ def test_a_long_line_keeps_its_peaks() -> None:
     x = np.arange(100_000, dtype=np.float64)
     y = np.zeros_like(x)
     y[77_777], y[12_345] = 9.0, -9.0
-    short_x, short_y = shortened(x, y)
-    assert len(short_x) <= SAMPLES_MAX
-    assert (short_y.max(), short_y.min()) == (9.0, -9.0)
-    assert list(short_x) == sorted(short_x)
-    assert shortened(x[:SAMPLES_MAX], y[:SAMPLES_MAX])[0].size == SAMPLES_MAX
+    middle, low, mean, high = stretches(x, y)
+    assert (high.max(), low.min()) == (9.0, -9.0)
+    assert abs(middle[high.argmax()] - 77_777) < 1_000
+    assert np.all((low <= mean) & (mean <= high))
+    long = Line(label="long", x=tuple(x.tolist()), y=tuple(y.tolist()))
+    drawn = svg(Series(title="t", x_label="s", y_label="w", lines=(long,)))
+    assert len(drawn) < 100_000
+    assert "band: range" in drawn

@@ -22,8 +22,17 @@ from simulator.experiments.results import Bars, Cdf, Curve, Line, Numbers, Serie
 Drawn = Series | Curve | Cdf | Bars
 FloatArray = NDArray[np.float64]
 
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's palette: told apart by the colour-blind; yellow is left out on white."""
+COLOURS: Final = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+    "#8a8a8a",
+)
+"""Okabe and Ito's palette: told apart by the colour-blind; grey for yellow, on white."""
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: Final = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 GREY: Final = "#5a5a5a"
@@ -46,7 +55,8 @@ STYLE: Final[Any] = {
 }
 WIDTH_IN, HEIGHT_IN = 8.6, 3.7
 SAMPLES_MAX: Final = 1_200
-"""Longest line drawn as it is; of a longer one each stretch shows its least and most."""
+"""Longest line drawn as it is; of a longer one, the mean of stretches in a band of their range."""
+STRETCHES: Final = 300
 LABEL_GAP: Final = 0.062
 """Least distance between two labels at the end of lines, as a share of the axes' height."""
 TAIL_SHARE: Final = 0.1
@@ -90,8 +100,13 @@ def _plot(canvas: Canvas, figure: Series | Curve) -> None:
     if figure.log:
         axes.set_yscale("symlog", linthresh=1.0)
         axes.set_ylim(bottom=0.0)
+    else:
+        axes.margins(y=0.09)  # room for the name of the highest limit
     axes.margins(x=0.01)
     _limits(axes, figure.limits)
+    if any(len(line.x) > SAMPLES_MAX for line in figure.lines):
+        axes.set_title("line: mean; band: range", loc="right", fontsize=8.5, color=GREY,
+                       fontweight="normal")  # fmt: skip
     canvas.draw_without_rendering()  # scales are final only after the layout
     _label_ends(axes, figure.lines)
 
@@ -138,7 +153,7 @@ def _bars(axes: Axes, figure: Bars) -> None:
     if figure.log:
         axes.set_xscale("symlog", linthresh=1.0)
     axes.set_yticks(range(len(figure.bars)), [bar.label for bar in figure.bars])
-    axes.invert_yaxis()
+    axes.set_ylim(len(figure.bars) - 0.5, -0.5)
     for place, bar in enumerate(figure.bars):
         if bar.value is None:
             axes.annotate("not measured", (0.0, place), va="center", color=GREY)
@@ -166,14 +181,16 @@ def _bars(axes: Axes, figure: Bars) -> None:
 def _line(axes: Axes, line: Line, place: int, *, markers: bool) -> None:
     colour = COLOURS[place % len(COLOURS)]
     x, y = _arrays(line.x, line.y)
-    if line.low is not None and line.high is not None:
-        low, high = (np.array(value, dtype=np.float64) for value in (line.low, line.high))
-        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    x, y = shortened(x, y)
+    low, high = (
+        None if end is None else np.array(end, dtype=np.float64) for end in (line.low, line.high)
+    )
+    if len(x) > SAMPLES_MAX:
+        x, low, y, high = stretches(x, y)
+    if low is not None and high is not None:
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.plot(
         x, y, color=colour, linestyle=DASHES[place % len(DASHES)],
         marker=MARKERS[place % len(MARKERS)] if markers else None, markersize=4.5,
-        linewidth=1.0 if len(x) > SAMPLES_MAX // 2 else 1.6,
     )  # fmt: skip
 
 
@@ -181,18 +198,16 @@ def _arrays(x: Numbers, y: Numbers) -> tuple[FloatArray, FloatArray]:
     return np.array(x, dtype=np.float64), np.array(y, dtype=np.float64)
 
 
-def shortened(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Of a long line, the least and the most of each stretch in their order: no peak is lost."""
-    if len(x) <= SAMPLES_MAX:
-        return x, y
-    places: list[int] = []
-    for stretch in np.array_split(np.arange(len(x)), SAMPLES_MAX // 2):
-        known = stretch[~np.isnan(y[stretch])]
-        if len(known):
-            places += sorted({int(known[np.argmin(y[known])]), int(known[np.argmax(y[known])])})
-        else:
-            places.append(int(stretch[0]))
-    return x[places], y[places]
+def stretches(
+    x: FloatArray, y: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Of a long line: the middle, least, mean and most of each stretch, so that no peak is lost."""
+    parts = [
+        (float(a.mean()), float(b.min()), float(b.mean()), float(b.max()))
+        for a, b in zip(np.array_split(x, STRETCHES), np.array_split(y, STRETCHES), strict=True)
+    ]
+    middle, low, mean, high = np.array(parts).T
+    return middle, low, mean, high
 
 
 def _limits(axes: Axes, limits: dict[str, float]) -> None:
@@ -213,20 +228,23 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
         known = [(a, b) for a, b in pairs if a is not None and b is not None]
         if known:
             _, share = to_share.transform(known[-1])
-            ends.append((float(np.clip(share, 0.0, 1.0)), place, known[-1]))
+            ends.append((float(np.clip(share, 0.0, 1.0)), place))
     ends.sort()
     floor = -math.inf
     shifted = []
-    for share, place, end in ends:
+    for share, place in ends:
         floor = max(share, floor + LABEL_GAP)
-        shifted.append((floor, place, end))
-    over = max(0.0, shifted[-1][0] - 1.0) if shifted else 0.0
-    for share, place, end in shifted:
+        shifted.append((share, floor, place))
+    over = max(0.0, shifted[-1][1] - 1.0) if shifted else 0.0
+    for share, floor, place in shifted:
         colour = COLOURS[place % len(COLOURS)]
+        axes.plot(
+            [1.0, 1.03], [share, floor - over], color=colour, linewidth=0.7, clip_on=False,
+            transform=axes.transAxes, scalex=False, scaley=False,
+        )  # fmt: skip
         axes.annotate(
-            lines[place].label, end, xytext=(1.025, share - over), color=colour, va="center",
-            textcoords="axes fraction", fontsize=9, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 0},
+            lines[place].label, (1.035, floor - over), xycoords="axes fraction", color=colour,
+            va="center", fontsize=9, annotation_clip=False,
         )  # fmt: skip
 
 
