@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.calibrated import load_calibrated
 from simulator.gpu import LEAK_FROM_C, LEAK_PER_K, LEAK_SHARE, GpuConstants
 from simulator.limiter import PowerLimiter
 
@@ -27,7 +28,7 @@ BoolArray = NDArray[np.bool_]
 
 PREFILL, DECODE = 0, 1
 
-GAIN_SPREAD: Final = 0.05  # power sensor gain error per board (arXiv 2312.02741)
+GAIN_SPREAD: Final = load_calibrated().sensor.gain_spread_ratio  # power sensor, per board
 STATIC_SPREAD: Final = 0.08  # assumption
 COMPUTE_SPREAD: Final = 0.05  # assumption
 API_S: Final = (0.0050, 0.36)  # log-normal: p50 5 ms, p99 12 ms (V100 clock-change data set)

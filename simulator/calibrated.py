@@ -70,6 +70,53 @@ class EngineFit(_Part, frozen=True, kw_only=True):
     decode_intensity_half: float
 
 
+class ServingFit(_Part, frozen=True, kw_only=True):
+    """One served configuration by batch: power of one GPU, and median inter-token latency."""
+
+    batch: tuple[Positive, ...]
+    power_w: tuple[Positive, ...]
+    token_ms: tuple[Positive, ...]
+
+
+class HeatFit(_Part, frozen=True, kw_only=True):
+    """Temperature of one part against power.
+
+    `idle_temperature_c` and `straight_k_per_w` are of a straight line. `weights` are of a
+    constant, of power, and of the power above each of `knots_w`.
+    """
+
+    idle_temperature_c: float
+    straight_k_per_w: Positive
+    knots_w: tuple[Positive, ...]
+    weights: tuple[float, ...]
+
+
+class FanFit(_Part, frozen=True, kw_only=True):
+    """Fan power as a straight line of server power."""
+
+    base_power_w: float
+    power_ratio: Share
+
+
+class OperatingPoint(_Part, frozen=True, kw_only=True):
+    """Power in one kind of kernel: tenth, middle and ninetieth of a hundred."""
+
+    low_w: Positive
+    median_w: Positive
+    high_w: Positive
+    points: int
+
+
+class SensorFit(_Part, frozen=True, kw_only=True):
+    """What a power sensor shows: the mean over `window_s` of every `period_s`, times its gain."""
+
+    window_s: Positive
+    period_s: Positive
+    gain_spread_ratio: Share
+    average_s: Positive
+    source: str
+
+
 class Calibrated(_Part, frozen=True, kw_only=True):
     """Everything that was calibrated. Engines are named `model/part/tensor_parallel`."""
 
@@ -78,6 +125,11 @@ class Calibrated(_Part, frozen=True, kw_only=True):
     parts: dict[str, PartFit]
     engines: dict[str, EngineFit]
     prefill_fixed_share: Share
+    serving: dict[str, ServingFit]
+    heat: dict[str, HeatFit]
+    fans: FanFit
+    h200_products: dict[str, OperatingPoint]
+    sensor: SensorFit
     bands: dict[str, Band]
 
 

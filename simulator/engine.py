@@ -81,6 +81,7 @@ class Engine:
     key_token_s: float = 0.0
     decode_knee: float = 0.7  # no data: see the bands of the calibrated constants
     decode_slow_ratio: float = 0.0
+    decode_clock_exponent: float = 0.0  # how much less than the clock decode's intensity falls
     prefill_points: tuple[tuple[float, float], ...] = ()
     reference_flop_per_s: float = 8 * 989e12
 
@@ -147,6 +148,8 @@ class Engine:
         full_s = self.decode_overhead_s + read_s + own_s
         gain = self.decode_intensity_gain * batch / (batch + self.decode_intensity_half)
         intensity = (self.decode_intensity_idle + gain) * full_s / (seconds * clock_ratio)
+        if self.decode_clock_exponent:
+            intensity = intensity * clock_ratio**-self.decode_clock_exponent
         return DecodeStep(seconds, np.minimum(intensity, 1.0), read_bytes / (byte_per_s * seconds))
 
 
@@ -214,6 +217,7 @@ def engine_named(model: str, part: str, tensor_parallel: int) -> Engine:
         decode_intensity_gain=found.decode_intensity_gain,
         decode_intensity_half=found.decode_intensity_half,
         decode_slow_ratio=constants.bands["decode_slow_ratio"].nominal,
+        decode_clock_exponent=constants.bands["decode_clock_exponent"].nominal,
         prefill_points=found.prefill_points,
         reference_flop_per_s=tensor_parallel * part_named(part).peak_flop_per_s,
     )

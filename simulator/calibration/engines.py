@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from simulator.calibrated import EngineFit, PartFit
 from simulator.calibration.clocks import rounded
+from simulator.calibration.errors import Row, relative
 from simulator.calibration.files import DataFolder
 
 FloatArray = NDArray[np.float64]
@@ -39,10 +40,13 @@ INTENSITY_HALF: Final = 400.0
 HALVES: Final = tuple(range(0, 401, 20))
 
 FITTED_BATCHES: Final = (1, 4, 16, 64)
-PREFILL_BOUND: Final = 40.0
+PREFILL_BOUND: Final = 30.0
 REPEAT_BOUND: Final = 15.0
 DECODE_BOUND: Final = 10.0
 WATT_BOUND: Final = 10.0
+LONG_WATT_BOUND: Final = 20.0
+LONG_PROMPT: Final = 4096
+"""Averages over runs with such prompts read below both phases, and nobody says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,3 +288,66 @@ def fit_engine(profile: Profile, part: PartFit | None) -> EngineFit:
         decode_intensity_gain=rounded(gain),
         decode_intensity_half=batch_half,
     )
+
+
+def _time_row(quantity: str, split: str, bound: float, pairs: list[tuple[float, float]]) -> Row:
+    model, measured = np.array(pairs).T
+    return relative(quantity, "splitwise-sim", split, model=model, measured=measured, bound=bound)
+
+
+def time_rows(profiles: list[Profile], fits: dict[str, EngineFit]) -> list[Row]:
+    """Errors of prefill and decode times on what was not fitted, over all engines."""
+    again, batched, steps = [], [], []
+    for profile in profiles:
+        points = fits[profile.name].prefill_points
+        longest = max(cell.prompt for cell in profile.cells)
+        for cell in profile.cells:
+            model = float(prefill_s(points, np.array(cell.tokens)))
+            if cell.batch == 1:
+                again += [(model, took) for took in cell.prompt_s[1::2].tolist()]
+            elif cell.tokens <= longest:
+                batched.append((model, float(np.median(cell.prompt_s))))
+        checked = decode_split(profile)[1]
+        model_s = _decode_parts(checked) @ np.array(fit_decode(profile))
+        steps += list(zip(model_s.tolist(), _token_s(checked).tolist(), strict=True))
+    return [
+        _time_row("prefill time by prompt", "every other repeat", REPEAT_BOUND, again),
+        _time_row("prefill time, prompts as a batch", "batches of 2 to 16; fitted on single"
+                  " prompts", PREFILL_BOUND, batched),
+        _time_row("decode time", "other batches, prompts and outputs", DECODE_BOUND, steps),
+    ]  # fmt: skip
+
+
+def decode_w(profile: Profile, cell: Cell, fit: EngineFit, part: PartFit) -> float:
+    """Power of one GPU in decode at the highest clock."""
+    grown = fit.decode_intensity_gain * cell.batch / (cell.batch + fit.decode_intensity_half)
+    cores_w = part.compute_power_w * (fit.decode_intensity_idle + grown)
+    return _still_w(part) + _memory_w(part) * profile.bandwidth(cell) + cores_w
+
+
+def prefill_w(cell: Cell, fit: EngineFit, part: PartFit) -> float:
+    """Power of one GPU in prefill at the highest clock, before its limiter."""
+    intensity = fit.prefill_intensity * cell.tokens / (cell.tokens + fit.intensity_half_tokens)
+    return _still_w(part) + _memory_w(part) * PREFILL_BANDWIDTH + part.compute_power_w * intensity
+
+
+def power_rows(profiles: list[Profile], fits: dict[str, EngineFit], part: PartFit) -> list[Row]:
+    """Errors of A100 power on what was not fitted."""
+    short, long, peaks = [], [], []
+    for profile in profiles:
+        for cell in profile.cells:
+            if cell.average_w is None or cell.peak_w is None:
+                continue
+            model_w = decode_w(profile, cell, fits[profile.name], part)
+            if cell.prompt >= LONG_PROMPT:
+                long.append((model_w, cell.average_w))
+            elif not (cell.prompt == 512 and cell.batch in (1, 16)):
+                short.append((model_w, cell.average_w))
+            if cell.batch > 1 and np.median(cell.prompt_s) >= SENSOR_S:
+                peaks.append((prefill_w(cell, fits[profile.name], part), cell.peak_w))
+    return [
+        _time_row("A100 decode power", "other batches and prompts", WATT_BOUND, short),
+        _time_row("A100 decode power, long prompts", "prompts of 4,096; fitted on 512",
+                  LONG_WATT_BOUND, long),
+        _time_row("A100 prefill power", "batches; fitted on single prompts", WATT_BOUND, peaks),
+    ]  # fmt: skip

@@ -15,7 +15,7 @@ class Row:
     """Errors of one quantity on one part of the data.
 
     `median` and `p95` are of absolute errors in `unit`: per cent of the measured value, or kelvin.
-    `bound` is what `p95` must not pass; None for a fit's own data, which proves nothing.
+    `bound` is what `p95` must not pass.
     """
 
     quantity: str
@@ -25,12 +25,12 @@ class Row:
     median: float
     p95: float
     unit: str
-    bound: float | None
+    bound: float
 
     @property
     def holds(self) -> bool:
         """Whether the error is within its bound."""
-        return self.bound is None or self.p95 <= self.bound
+        return self.p95 <= self.bound
 
 
 def relative(
@@ -40,7 +40,7 @@ def relative(
     *,
     model: FloatArray,
     measured: FloatArray,
-    bound: float | None = None,
+    bound: float,
 ) -> Row:
     """Errors as per cent of what was measured, which is above zero."""
     off = 100.0 * np.abs(model / measured - 1.0)
@@ -54,15 +54,13 @@ def kelvins(
     *,
     model: FloatArray,
     measured: FloatArray,
-    bound: float | None = None,
+    bound: float,
 ) -> Row:
     """Errors of temperatures, in kelvin."""
     return _row(quantity, source, split, np.abs(model - measured), "K", bound)
 
 
-def _row(
-    quantity: str, source: str, split: str, off: FloatArray, unit: str, bound: float | None
-) -> Row:
+def _row(quantity: str, source: str, split: str, off: FloatArray, unit: str, bound: float) -> Row:
     if len(off) == 0:
         raise ValueError(f"{quantity}: nothing to check against in {source}")
     return Row(

@@ -37,7 +37,9 @@ class DataFolder:
         return tuple(Source(path=path, sha256=self._seen[path]) for path in sorted(self._seen))
 
     def rows(self, path: str, *columns: str, delimiter: str = ",") -> list[dict[str, str]]:
-        """The rows of a CSV file, packed with gzip or not; its header must have all `columns`.
+        """The rows of a CSV file, packed if its name ends in `.gz`; it must have all `columns`.
+
+        A packed file may also lie there unpacked, without the ending.
 
         Raises:
             DataError: no such file, not readable, too large, or without these columns.
@@ -50,6 +52,9 @@ class DataFolder:
         return list(reader)
 
     def _text(self, path: str) -> str:
+        plain = path.removesuffix(".gz")
+        if not (self._root / path).exists() and (self._root / plain).exists():
+            path = plain
         try:
             raw = (self._root / path).read_bytes()
         except OSError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from simulator.calibrated import SCHEMA_VERSION, Calibrated
-from simulator.calibration import clocks, engines
-from simulator.calibration.bands import bands
+from simulator.calibration import clocks, decode, engines, fans, heat, operators, serving
+from simulator.calibration.bands import SENSOR, bands
 from simulator.calibration.errors import Row
 from simulator.calibration.files import DataFolder
 
@@ -18,6 +18,8 @@ A100_KNOWN: Final = clocks.IdlePoints(
     memory_power_w=140.0,  # the sum of the two is fitted: 284 W at full bandwidth
     movement_power_w=144.0,
 )
+DECODE_LOADS: Final = ((0.12, 0.19), (0.14, 0.44), (0.16, 0.42))
+"""Intensity and bandwidth of llama2-70b and bloom-176b at batch 1, and of bloom at 16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +46,27 @@ def fit(folder: Path) -> Calibration:
         rows += clocks.curve_rows(part, curve, sweeps[part])
     a100 = clocks.voltage_law(sweeps["a100"][0], curves["a100"], A100_KNOWN)
     profiles = engines.read_profiles(data)
+    fits = {
+        profile.name: engines.fit_engine(profile, a100 if profile.part == "a100" else None)
+        for profile in profiles
+    }
+    rows += engines.time_rows(profiles, fits) + engines.power_rows(profiles, fits, a100)
+    served, serving_rows = serving.fit_serving(data)
+    heated, heat_rows = heat.fit_heat(data)
+    fan, fan_rows = fans.fit_fans(data)
+    rows += serving_rows + heat_rows + fan_rows
+    products = operators.h200_points(data)
     constants = Calibrated(
         schema_version=SCHEMA_VERSION,
         sources=data.sources,
         parts={"a100": a100},
-        engines={
-            profile.name: engines.fit_engine(profile, a100 if profile.part == "a100" else None)
-            for profile in profiles
-        },
+        engines=fits,
         prefill_fixed_share=clocks.rounded(clocks.fixed_time_share(sweeps["a100"][0])),
-        bands=bands(),
+        serving=served,
+        heat=heated,
+        fans=fan,
+        h200_products=products,
+        sensor=SENSOR,
+        bands={**bands(), "decode_clock_exponent": decode.exponent_band(a100, DECODE_LOADS)},
     )
     return Calibration(constants, tuple(rows))
