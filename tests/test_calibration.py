@@ -44,6 +44,7 @@ BOUNDS = {
     "the twin's A100: power ratio": 5.0,
     "the twin's prefill: time ratio": 5.0,
     "the twin's H100: power ratio": 10.0,
+    "the twin's H100 at its band's end: power ratio": 10.0,
     "the twin's engine of today: prefill time": 25.0,
 }
 

@@ -10,6 +10,7 @@ from simulator.calibrated import load_calibrated
 from simulator.chassis import DGX_A100, DGX_H100, SERVERS
 from simulator.engine import DecodeStep, Engine, engine_named, engine_names
 from simulator.gpu import A100_SXM_80, H100_SXM
+from simulator.uncertain import PART_FIGURES, band_of, engine_with, part_with, server_with
 
 TOP_MHZ = 1410.0
 A100_FLOP_PER_S = 312e12
@@ -195,3 +196,65 @@ def test_the_bands_hold_what_the_twin_uses() -> None:
     }
     for name, value in used.items():
         assert value == pytest.approx(bands[name].nominal, rel=0.01), name
+
+
+# ---- across the bands of what nobody measured ----------------------------------------------------
+
+
+def test_a_steeper_decode_draws_less_at_a_low_clock_and_the_same_at_the_highest() -> None:
+    band = band_of("decode_clock_exponent")
+    nominal = engine_named("bloom-176b", "a100", 8)
+    powers = {}
+    for exponent in (band.low, band.high):
+        engine = engine_with(nominal, {"decode_clock_exponent": exponent})
+        powers[exponent] = [
+            float(
+                engine.decode_step(
+                    batch=np.array(4.0),
+                    key_tokens=np.array(4000.0),
+                    clock_ratio=np.array(share),
+                    byte_per_s=np.array(8 * A100_BYTE_PER_S),
+                ).intensity
+            )
+            for share in (0.7, 1.0)
+        ]
+    assert powers[band.low][0] < powers[band.high][0]
+    assert powers[band.low][1] == pytest.approx(powers[band.high][1])
+
+
+def test_prefill_that_the_limiter_hides_draws_as_much_more_as_the_figure_says() -> None:
+    nominal = engine_named("bloom-176b", "a100", 8)
+    dense = engine_with(nominal, {"a100_prefill_demand_ratio": 1.18})
+    more_w = A100_SXM_80.compute_power_w * (dense.prefill_intensity - nominal.prefill_intensity)
+    assert more_w == pytest.approx(0.16 * 400.0)
+
+
+def test_parts_and_servers_take_the_ends_of_their_bands() -> None:
+    hot = part_with(A100_SXM_80, {"a100_sxm_k_per_w": 0.12, "die_s": 3.0, "sink_s": 20.0})
+    assert hot.die_sink_k_per_w + hot.sink_air_k_per_w == pytest.approx(0.12)
+    assert hot.die_sink_k_per_w * hot.die_j_per_k == pytest.approx(3.0)
+    assert hot.sink_air_k_per_w * hot.sink_j_per_k == pytest.approx(20.0)
+    flat = part_with(H100_SXM, {"h100_voltage_ratio": 1.25})
+    assert flat.dynamic_at(1200) > H100_SXM.dynamic_at(1200)
+    assert server_with(DGX_A100, {"server_a100_fan_power_w": 1000.0}).fan_power_w == 1000.0
+    assert server_with(DGX_A100, {}) == DGX_A100
+
+
+def test_the_nominal_figures_are_what_the_parts_have() -> None:
+    bands = load_calibrated().bands
+    for part, names in ((A100_SXM_80, PART_FIGURES["A100"]), (H100_SXM, PART_FIGURES["H100"])):
+        same = part_with(part, {name: bands[name].nominal for name in names})
+        for field in ("die_sink_k_per_w", "sink_air_k_per_w", "voltage_ratio", "die_j_per_k"):
+            assert getattr(same, field) == pytest.approx(getattr(part, field), rel=0.06), field
+
+
+def test_a_figure_that_does_not_belong_or_leaves_its_band_is_refused() -> None:
+    engine = engine_named("bloom-176b", "a100", 8)
+    with pytest.raises(ValueError, match=r"decode_slow_ratio is 9; its band is 0\.33 to 1\.33"):
+        engine_with(engine, {"decode_slow_ratio": 9.0})
+    with pytest.raises(ValueError, match="an engine has no figure 'die_s'"):
+        engine_with(engine, {"die_s": 1.5})
+    with pytest.raises(ValueError, match="an A100 has no figure 'h100_voltage_ratio'"):
+        part_with(A100_SXM_80, {"h100_voltage_ratio": 1.3})
+    with pytest.raises(ValueError, match="no figure 'luck' has a band"):
+        band_of("luck")

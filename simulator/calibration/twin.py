@@ -16,6 +16,7 @@ from simulator.calibration.files import DataFolder
 from simulator.calibration.operators import Operators
 from simulator.engine import Engine, engine_named
 from simulator.gpu import A100_SXM_80, H100_SXM, GpuConstants
+from simulator.uncertain import band_of, part_with
 
 GPUS: Final = 8
 CHECKED_TOKENS: Final = (2048.0, 3072.0, 4096.0, 6144.0, 8192.0, 10240.0, 12288.0, 16384.0)
@@ -35,6 +36,8 @@ def twin_rows(folder: Path) -> tuple[Row, ...]:
         for axis in range(3)
     )
     high = clock >= COMPARED_MIN
+    low = band_of("h100_voltage_ratio").low
+    flat = part_with(H100_SXM, {"h100_voltage_ratio": low})
     engine = engine_named("bloom-176b", "a100", GPUS)
     source, split = "Perseus A100, prefill-like", "every other clock; both stage kinds"
     return (
@@ -45,6 +48,9 @@ def twin_rows(folder: Path) -> tuple[Row, ...]:
         relative("the twin's H100: power ratio", source, "clocks from .68; another part",
                  model=_law(H100_SXM, clock[high]), measured=power[high],
                  bound=OTHER_PART_BOUND),
+        relative("the twin's H100 at its band's end: power ratio", source,
+                 f"all clocks; another part, voltage ratio {low:g}",
+                 model=_law(flat, clock), measured=power, bound=OTHER_PART_BOUND),
         _engine_row(data),
     )  # fmt: skip
 
