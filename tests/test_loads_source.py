@@ -10,11 +10,14 @@ import pytest
 
 from daemon.main import main
 from daemon.simulate_command import load_scenario
+from facility.compiler import compile_site
+from facility.example import row_site
 from simulator.loads.formats import built_in_trace
 from simulator.loads.named import workload_named
 from simulator.loads.source import source_of
 from simulator.loads.trace import Trace
 from simulator.loads.workload import Workload
+from simulator.plant import Plant, PlantSettings
 
 SMALL = """
 version: 1
@@ -92,3 +95,17 @@ def test_an_unknown_workload_is_refused_with_those_there_are(
     assert "load.workload" in said
     assert "polca" in said
     assert load_scenario(small, ["load.workload=polca"]).load.workload == "polca"
+
+
+def test_requests_of_a_workload_with_priorities_go_to_services_of_their_own() -> None:
+    """Three of five nodes serve high priority, but half of POLCA's requests are low."""
+    site = compile_site(row_site(nodes=10, oversubscription_ratio=1.3))
+    settings = PlantSettings(
+        trace=workload_named("polca"), requests_per_node_s=1.0, load_begin_s=136_800.0
+    )
+    plant = Plant(site, settings)
+    for _ in range(600):
+        plant.step()
+    high, low = plant.engines.arrived.tolist()
+    assert high + low > 800
+    assert low / (high + low) == pytest.approx(0.5, abs=0.05)
