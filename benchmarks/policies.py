@@ -12,11 +12,11 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks._rows import Course, rows_site
 from benchmarks._table import Figure, machine, percentile, show
 from controllers.holding import held
 from controllers.policies import make_policy
 from facility.config import POLICIES, PolicyName
+from tests.sweeps import Course, rows_site
 
 STEPS: Final = 3_000
 SIZES: Final = ((20, 60, 150.0), (1, 40, 60.0))

@@ -12,7 +12,7 @@ import numpy as np
 from controllers.tree import BoolArray, FloatArray, IntArray, Tree
 from facility.topology import GpuModel, Site
 
-__all__ = ["EVERY", "BoolArray", "Fleet", "FloatArray", "IntArray", "Places"]
+__all__ = ["EVERY", "BoolArray", "Fleet", "FloatArray", "IntArray", "Places", "snap_mhz"]
 
 Places = slice | IntArray
 EVERY: Final = slice(None)
@@ -42,26 +42,29 @@ class Fleet:
         self.is_zone = np.array([domain.is_zone for domain in site.domains.values()])
         gpus = {model.gpu.name: model.gpu for model in models}
         rank = {name: place for place, name in enumerate(gpus)}
-        self._gpu_rank = np.array([rank[model.gpu.name] for model in models])
-        self._gpu_power_w = np.stack([_power_by_mhz(gpu) for gpu in gpus.values()])
+        self.gpu_rank = np.array([rank[model.gpu.name] for model in models])
+        self.gpu_power_w_by_mhz = np.stack([_power_by_mhz(gpu) for gpu in gpus.values()])
+        self.idle_w_by_gpu = np.array([gpu.idle_power_w for gpu in gpus.values()])
+        self.idle_node_w = self.overhead_w + self.gpu_factor * self.idle_w
+        """What each node draws with idle GPUs, W."""
         self.power_w_max = self.worst_case_w(self.clock_mhz_max)
         """The most that each node can draw without any lock, W."""
+        kinds = list(dict.fromkeys(model.name for model in models))
+        self.kind = np.array([kinds.index(model.name) for model in models])
+        """A number for each kind of server."""
         self._tree: Tree | None = None
         self._shares: dict[frozenset[str], FloatArray] = {}
         self._capacity_w: dict[frozenset[str], FloatArray] = {}
 
     def snap_mhz(self, ceiling_mhz: FloatArray | IntArray) -> IntArray:
         """Each node's ceiling moved down onto its clock grid, inside its clocks."""
-        inside = np.clip(ceiling_mhz, self.clock_mhz_min, self.clock_mhz_max)
-        steps = (inside - self.clock_mhz_min) // self.clock_mhz_step
-        snapped = self.clock_mhz_min + steps * self.clock_mhz_step
-        return np.where(inside >= self.clock_mhz_max, self.clock_mhz_max, snapped).astype(np.int64)
+        return snap_mhz(ceiling_mhz, self.clock_mhz_min, self.clock_mhz_max, self.clock_mhz_step)
 
     def gpu_power_w(self, ceiling_mhz: IntArray, nodes: Places = EVERY) -> FloatArray:
         """The most that one GPU of each of `nodes` can draw under its ceiling, W."""
         # Not np.clip: on integers it looks up their limits each time.
         place = np.minimum(np.maximum(ceiling_mhz, 0), _CLOCK_MHZ_MAX)
-        result: FloatArray = self._gpu_power_w[self._gpu_rank[nodes], place]
+        result: FloatArray = self.gpu_power_w_by_mhz[self.gpu_rank[nodes], place]
         return result
 
     def worst_case_w(self, ceiling_mhz: IntArray, nodes: Places = EVERY) -> FloatArray:
@@ -115,6 +118,15 @@ class Fleet:
                 [self.site.capacity_w(domain, active) for domain in self.domains]
             )
         return self._capacity_w[active]
+
+
+def snap_mhz(
+    ceiling_mhz: FloatArray | IntArray, lowest: IntArray, highest: IntArray, step: IntArray
+) -> IntArray:
+    """Ceilings moved down onto clock grids, inside their clocks; all in MHz."""
+    inside = np.minimum(np.maximum(ceiling_mhz, lowest), highest)
+    snapped = lowest + (inside - lowest) // step * step
+    return np.where(inside >= highest, highest, snapped).astype(np.int64)
 
 
 def _power_by_mhz(gpu: GpuModel) -> FloatArray:

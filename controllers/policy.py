@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from controllers.fleet import EVERY, BoolArray, Fleet, FloatArray, IntArray, Places
+from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
 from controllers.tree import NOBODY, Tree
 from facility.config import ControlConfig
 
@@ -56,52 +56,22 @@ class Situation:
 
     @cached_property
     def forecast_w(self) -> FloatArray:
-        """Power of each domain at the horizon, W."""
-        return self._bounded_w(self.domain_power_w + self.rise_w, self.ceiling_mhz)
+        """Power of each domain at the horizon, W; never above what the ceilings allow at all."""
+        return np.minimum(self.domain_power_w + self.rise_w, self.tree.load(self._worst_w()))
 
     @property
     def alive(self) -> BoolArray:
         """Domains that any node still loads; a capacity of nothing is a limit, not an absence."""
         return self.tree.alive
 
-    def predicted_w(self, wanted_mhz: IntArray) -> FloatArray:
-        """Each domain's power at the horizon if nodes had `wanted_mhz`, W.
-
-        The expected rise shrinks and grows with the power it is a rise of.
-        """
-        now_w = self.domain_power_w
-        then_w = self.tree.load(self.fleet.predict_w(self.power_w, self.measured_mhz, wanted_mhz))
-        scale = np.divide(then_w, now_w, out=np.ones_like(now_w), where=now_w > 0.0)
-        return self._bounded_w(then_w + self.rise_w * scale, wanted_mhz)
-
-    def predicted_domain_w(self, domain: int, wanted_mhz: IntArray) -> float:
-        """`predicted_w` of one domain, from the nodes below it alone."""
-        nodes = self.below[domain]
-        share, wanted = self.shares[domain, nodes], wanted_mhz[nodes]
-        node_w = self.fleet.predict_w(
-            self.power_w[nodes], self.measured_mhz[nodes], wanted, nodes=nodes
-        )
-        now_w, then_w = float(self.domain_power_w[domain]), float(share @ node_w)
-        rise_w = float(self.rise_w[domain]) * (then_w / now_w if now_w > 0.0 else 1.0)
-        return min(then_w + rise_w, float(share @ self._worst_w(wanted, nodes)))
-
-    @cached_property
-    def below(self) -> list[IntArray]:
-        """Places of the nodes that load each domain."""
-        return [np.flatnonzero(row) for row in self.shares]
-
-    def _bounded_w(self, forecast_w: FloatArray, ceiling_mhz: IntArray) -> FloatArray:
-        """No forecast is above what the ceilings allow at all."""
-        return np.minimum(forecast_w, self.tree.load(self._worst_w(ceiling_mhz, EVERY)))
-
-    def _worst_w(self, ceiling_mhz: IntArray, nodes: Places) -> FloatArray:
+    def _worst_w(self) -> FloatArray:
         """The most that nodes can draw: by the table and what they were seen to add to it.
 
         A node that cannot be moved is bound by nothing but its hardware.
         """
-        table_w = self.fleet.worst_case_w(ceiling_mhz, nodes) * self.over_table[nodes]
-        free_w = np.maximum(self.fleet.power_w_max[nodes], self.power_w[nodes])
-        return np.where(self.movable[nodes], table_w, free_w)
+        table_w = self.fleet.worst_case_w(self.ceiling_mhz) * self.over_table
+        free_w = np.maximum(self.fleet.power_w_max, self.power_w)
+        return np.where(self.movable, table_w, free_w)
 
 
 @dataclass(frozen=True, slots=True)

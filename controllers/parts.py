@@ -1,0 +1,97 @@
+"""A fleet in as few parts as decide alike: single nodes, or groups that nothing tells apart.
+
+Nodes of one kind and priority, below the same domains by the same shares and under one ceiling, get
+one ceiling again, so that they can be decided about as one part. In a long row that is a few parts
+instead of a few dozen nodes. Exact, not an approximation; decides nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controllers.allocation import NEVER_MHZ
+from controllers.fleet import EVERY, BoolArray, Fleet, FloatArray, IntArray, Places, snap_mhz
+from controllers.levels import Levels
+from controllers.tree import Tree
+
+
+class Parts:
+    """Constants of every part, and the way from nodes to parts and back.
+
+    Args:
+        fleet: whose nodes.
+        tree: who hangs on whom.
+        levels: the fleet's scale of clocks.
+        group: the part of each node; None if every node is a part of its own.
+    """
+
+    def __init__(
+        self, fleet: Fleet, tree: Tree, levels: Levels, group: IntArray | None = None
+    ) -> None:
+        self._group = group
+        self.all_levels = levels
+        self.are_nodes = group is None
+        self._first: Places = EVERY
+        self.tree, self.levels = tree, levels
+        if group is not None:
+            self._first = np.unique(group, return_index=True)[1]
+            self.tree, self.levels = Tree(tree.shares[:, self._first]), levels.of(self._first)
+        first = self._first
+        self.clock_mhz_min: IntArray = fleet.clock_mhz_min[first]
+        self.clock_mhz_max: IntArray = fleet.clock_mhz_max[first]
+        self.clock_mhz_step: IntArray = fleet.clock_mhz_step[first]
+        self.safe_ceiling_mhz: IntArray = fleet.safe_ceiling_mhz[first]
+        self.brake_ceiling_mhz: IntArray = fleet.brake_ceiling_mhz[first]
+        self.low_priority: BoolArray = fleet.low_priority[first]
+        self._floors_mhz: dict[bool, list[IntArray]] = {}
+        self.count = len(self.clock_mhz_max)
+        self.idle_w = self.total(fleet.idle_node_w)
+        self.slope_max = self.total(fleet.gpu_factor)
+
+    def floors_mhz(self, *, by_priority: bool) -> list[IntArray]:
+        """How far down each stage asks each part, in order: see `allocation.Giving`."""
+        if by_priority not in self._floors_mhz:
+            floors = [self.brake_ceiling_mhz]
+            if by_priority:
+                low = self.low_priority
+                floors = [
+                    np.where(group, floor_mhz, NEVER_MHZ)
+                    for floor_mhz in (self.safe_ceiling_mhz, self.brake_ceiling_mhz)
+                    for group in (low, ~low)
+                ]
+            self._floors_mhz[by_priority] = floors
+        return self._floors_mhz[by_priority]
+
+    def snap_mhz(self, ceiling_mhz: FloatArray) -> IntArray:
+        """Each part's ceiling moved down onto its clock grid."""
+        return snap_mhz(ceiling_mhz, self.clock_mhz_min, self.clock_mhz_max, self.clock_mhz_step)
+
+    def total(self, values: FloatArray) -> FloatArray:
+        """The sum of a node's value over each part."""
+        if self._group is None:
+            return values
+        return np.asarray(np.bincount(self._group, values, self.count), dtype=np.float64)
+
+    def common(self, values: IntArray) -> IntArray | None:
+        """A node's value for each part; None if the nodes of any part differ in it."""
+        if self._group is None:
+            return values
+        values_by_part: IntArray = values[self._first]
+        return values_by_part if (values_by_part[self._group] == values).all() else None
+
+    def each(self, values: IntArray) -> IntArray:
+        """A part's value for each of its nodes."""
+        return values if self._group is None else values[self._group]
+
+
+def alike(fleet: Fleet, tree: Tree) -> IntArray:
+    """A number per node, the same for nodes of one kind and priority in one place of the tree."""
+    keys = np.vstack(
+        [
+            *tree.places(),
+            fleet.kind,
+            fleet.low_priority,
+        ]
+    )
+    numbers: IntArray = np.unique(keys, axis=1, return_inverse=True)[1].ravel()
+    return numbers
