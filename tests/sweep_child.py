@@ -23,5 +23,6 @@ def main(arguments: list[str]) -> int:
     return run_sweep(sweep_order(args, text, parse_seeds(args.seed)), TOY)
 
 
-if __name__ == "__main__":
+# Without the usual guard, as some start scripts are: a worker must not run this again.
+if __name__ in ("__main__", "__mp_main__"):
     sys.exit(main(sys.argv[1:]))

@@ -15,6 +15,7 @@ from daemon.simulate_command import (
     scenario_names,
     scenario_text,
 )
+from simulator.experiments.model import load_sweep
 
 SMALL = """
 version: 1
@@ -101,8 +102,11 @@ def test_an_unknown_scenario_names_those_there_are(capsys: pytest.CaptureFixture
 
 def test_every_shipped_scenario_loads() -> None:
     for name in scenario_names():
-        if kind_of(scenario_text(name)) == "run":
+        text = scenario_text(name)
+        if kind_of(text) == "run":
             assert load_scenario(name, []).scenario == name
+        elif kind_of(text) == "sweep":
+            assert load_sweep(text, name, {})[1].scenario == name
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("7", [7]), ("2..4", [2, 3, 4])])

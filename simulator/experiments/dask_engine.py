@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import distributed
 
-from simulator.experiments.pool import EngineError, Outcomes, Told, deaf_children
+from simulator.experiments.pool import EngineError, Outcomes, Told, worker_birth
 from simulator.experiments.units import Unit, UnitError, run_unit
 
 TOPIC: Final = "ampacity-sweep"
@@ -57,7 +57,7 @@ class DaskEngine:
         with contextlib.ExitStack() as stack:
             target: Any = self._address
             if target is None:
-                with deaf_children():
+                with worker_birth():
                     local = _local(self._jobs)
                 target = stack.enter_context(local)
             try:

@@ -51,7 +51,8 @@ class SweepCheck(Section, frozen=True, kw_only=True):
 class CurvePlot(Section, frozen=True, kw_only=True):
     """A plot of one metric against one axis, a line for each competitor, seeds as a band.
 
-    `at` fixes the other axes; `policies` picks competitors; `limits` are drawn across.
+    `at` fixes the other axes; `policies` picks competitors; `limits` are drawn across; `note`
+    stands below.
     """
 
     metric: Text
@@ -63,6 +64,7 @@ class CurvePlot(Section, frozen=True, kw_only=True):
     policies: tuple[Name, ...] = ()
     limits: dict[str, float] = {}
     log: bool = False
+    note: str = ""
 
 
 class SweepScenario(Section, frozen=True, kw_only=True):

@@ -11,7 +11,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
@@ -60,7 +62,7 @@ class ProcessEngine:
         )
         waiting: dict[concurrent.futures.Future[bytes], Unit] = {}
         try:
-            with deaf_children():
+            with worker_birth():
                 waiting = {pool.submit(_run, unit): unit for unit in units}
             while waiting:
                 done, _ = concurrent.futures.wait(
@@ -79,13 +81,20 @@ class ProcessEngine:
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
-    """Processes started meanwhile never hear Ctrl-C: the parent alone answers, and ends them."""
+def worker_birth() -> Iterator[None]:
+    """Processes started meanwhile hear no Ctrl-C and do not run the parent's script again.
+
+    The parent alone answers Ctrl-C, and ends them. A spawned process would import the parent's
+    main module under another name; what a worker needs it imports by itself.
+    """
     resource_tracker.ensure_running()  # starting it would let the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = script
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from simulator.experiments.results import MetricValue, Point, Table
 from simulator.experiments.summary import CheckOutcome, Metrics, Summary
 
 HTML, JSON, POINTS, CHECKS = "report.html", "report.json", "points.csv", "checks.csv"
+NUMBER: Final = re.compile(r"[-+]?[0-9.,]+(?:e[-+]?[0-9]+)?|-|")
 CSS: Final = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:62rem;
 margin:2rem auto;padding:0 1rem}
@@ -28,7 +30,7 @@ h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}
 table{border-collapse:collapse;font-size:13.5px;margin:.6rem 0}
 th,td{padding:.22rem .7rem;border-bottom:1px solid #e2e2e2;text-align:right;
 font-variant-numeric:tabular-nums}
-th:first-child,td:first-child{text-align:left}th{border-bottom:2px solid #8a8a8a}
+th:first-child,td:first-child,.t{text-align:left}th{border-bottom:2px solid #8a8a8a}
 .wide{overflow-x:auto}figure{margin:1.4rem 0}figure svg{width:100%;height:auto}
 figcaption,.facts{color:#4a4a4a;font-size:13.5px}
 .pass{color:#00664a;font-weight:600}.fail{color:#b00020;font-weight:700}
@@ -139,6 +141,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{_text(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
+
+
+def _data(cell: str) -> str:
+    """A cell of a table: numbers stand right, words left."""
+    return f"<td>{cell}</td>" if NUMBER.fullmatch(cell) else f'<td class="t">{cell}</td>'
 
 
 def _cell(value: MetricValue) -> str:

@@ -79,7 +79,7 @@ def _run(
     def told(unit_id: str, fraction: float) -> None:
         nonlocal next_s
         progress.told(unit_id, fraction)
-        if teller.now_s() >= next_s:
+        if fraction < 1.0 and teller.now_s() >= next_s:
             next_s = teller.now_s() + TELL_EVERY_S
             teller.tell(progress.line(teller.now_s()))
 

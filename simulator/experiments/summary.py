@@ -123,6 +123,7 @@ def curve(plot: CurvePlot, policies: Sequence[str], points: Sequence[Point]) -> 
         y_label=plot.y_label,
         limits=plot.limits,
         log=plot.log,
+        note=plot.note,
         lines=tuple(lines),
     )
 
