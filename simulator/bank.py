@@ -123,6 +123,7 @@ class GpuBank:
         self._phase_compute_w = np.tile(self.compute_w, 2)
         self._phase_memory_w = np.tile(self.memory_w, 2)
         self._phase_movement_w = np.tile(self.movement_w, 2)
+        self._min_mhz, self._step_mhz = self._of("clock_mhz_min"), self._of("clock_mhz_step")
         self._idle = self._index(self._of("idle_clock_mhz"))
         self._brake = self._index(self._of("brake_clock_mhz"))
         self._half = (self._low + self._high) // 2
@@ -168,8 +169,7 @@ class GpuBank:
 
     def _index(self, clock_mhz: FloatArray) -> IntArray:
         """The grid index of the highest supported clock that is not above `clock_mhz`."""
-        step = self._of("clock_mhz_step")
-        steps = (clock_mhz - self._of("clock_mhz_min")) // step
+        steps = (clock_mhz - self._min_mhz) // self._step_mhz
         inside: IntArray = np.clip(self._low + steps.astype(np.int64), self._low, self._high)
         return inside
 
@@ -188,6 +188,12 @@ class GpuBank:
         if self._rng.random() < SETTLE_TAIL[0]:
             settle_s = SETTLE_TAIL[1]
         self.lock_due_s[gpu] = at_s + api_s + settle_s
+
+    def hold(self, ceiling_mhz: FloatArray) -> None:
+        """Locks that are in force at once and are never ignored, shape (gpus,)."""
+        self._lock = self._index(ceiling_mhz)
+        self._pending = self._lock.copy()
+        self.lock_due_s[:] = np.inf
 
     def ceiling_mhz(self, gpu: int) -> int:
         """The lock in force; the highest clock where there is none."""

@@ -1,4 +1,4 @@
-"""The twin's request router: weighted least-loaded over the endpoints of a service.
+"""The twin's request router: weighted least-loaded over the endpoints of a service, or packed.
 
 It takes the weights, drains and limits of `facility.wire.Routing` as a real router would, and
 forgets them when they are no longer valid. It decides no weights.
@@ -7,6 +7,7 @@ forgets them when they are no longer valid. It decides no weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,18 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """A router that does not look for the least load: it packs a `share` of all requests.
+
+    A packed request goes to the fullest endpoint that holds less than `depth`, any other to any
+    endpoint, as it comes. Packing lets servers rest; a share of 0 makes each a stream of its own.
+    """
+
+    share: float
+    depth: int
+
+
 class Dispatcher:
     """Endpoints of every service with their weights; one endpoint per node.
 
@@ -27,13 +40,20 @@ class Dispatcher:
     `priorities` are those of the services.
     """
 
-    def __init__(self, site: Site, ranks: Sequence[str] = ("high", "low")) -> None:
+    def __init__(
+        self,
+        site: Site,
+        ranks: Sequence[str] = ("high", "low"),
+        *,
+        packing: Packing | None = None,
+    ) -> None:
         """Equal weights; a service takes requests by its share of the endpoints.
 
         A request that has a priority, which is a place in `ranks`, goes to services of its own
         priority; where there are none, to any.
         """
         nodes = list(site.nodes.values())
+        self._packing = packing
         self.services = tuple(
             name for name in site.services if any(node.service == name for node in nodes)
         )
@@ -97,7 +117,12 @@ class Dispatcher:
         for place in range(len(self.services)):
             mine = (service == place).nonzero()[0]
             if len(mine):
-                node[mine] = self._choose(len(mine), place, load, load_max)
+                if self._packing is None:
+                    node[mine] = self._choose(len(mine), place, load, load_max)
+                else:
+                    node[mine] = self._pack(
+                        rng.random((2, len(mine))), self._packing, place, load, load_max
+                    )
         return service, node
 
     def _choose(self, count: int, service: int, load: FloatArray, load_max: float) -> IntArray:
@@ -120,6 +145,26 @@ class Dispatcher:
             chosen[place] = endpoints[best]
             after = lowest + price[best]
             cost[best] = after if after <= most[best] else np.inf
+        return chosen
+
+    def _pack(
+        self, draws: FloatArray, packing: Packing, service: int, load: FloatArray, load_max: float
+    ) -> IntArray:
+        """One request after the other, by two numbers for each: packed or not, and where if not."""
+        count = draws.shape[1]
+        endpoints = self._endpoints[service][self._price[service] < np.inf]
+        if len(endpoints) == 0:
+            return np.full(count, -1)
+        held = load.take(endpoints)
+        places = (draws[1] * len(endpoints)).astype(np.int64)
+        is_packed = (draws[0] < packing.share).tolist()
+        for request in range(count):
+            if is_packed[request]:
+                fits = held < packing.depth
+                if np.count_nonzero(fits):
+                    places[request] = np.where(fits, held, -1.0).argmax()
+            held[places[request]] += 1.0
+        chosen: IntArray = np.where(held[places] > load_max, -1, endpoints[places])
         return chosen
 
     def apply(self, routing: Routing, now_s: float) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facility.topology import Contingency, Site
+from simulator.chassis import ServerConstants
 from simulator.thermal import FAN_RATIO_MIN
 
 FloatArray = NDArray[np.float64]
@@ -34,11 +35,19 @@ def _trip_of(domain: str) -> str:
 class NodePower:
     """Node power from GPU power, fans and work; at most `NodeModel.node_power_w` of the GPUs."""
 
-    def __init__(self, site: Site) -> None:
-        """Take overheads and factors from the node models."""
+    def __init__(self, site: Site, server: ServerConstants | None = None) -> None:
+        """Take overheads and factors from the node models, or all from one kind of server."""
         models = [node.model for node in site.nodes.values()]
-        self._overhead_w = np.array([model.overhead_w for model in models])
+        overhead_w = np.array([model.overhead_w for model in models])
+        self._fixed_w, self._busy_w, self._fan_w = (
+            share * overhead_w for share in (FIXED_SHARE, BUSY_SHARE, FAN_SHARE)
+        )
         self._factor = np.array([model.gpu_power_factor for model in models])
+        if server is not None:
+            self._fixed_w = np.full(len(models), server.fixed_power_w)
+            self._busy_w = np.full(len(models), server.busy_power_w)
+            self._fan_w = np.full(len(models), server.fan_power_w)
+            self._factor = np.full(len(models), server.gpu_power_factor)
 
     def at(self, *, gpu_power_w: FloatArray, fan_ratio: FloatArray, busy: FloatArray) -> FloatArray:
         """Power of each node, all arrays of shape (nodes,); `busy` is 0 to 1.
@@ -48,12 +57,11 @@ class NodePower:
         """
         fan_ratio = np.maximum(fan_ratio, FAN_RATIO_MIN)
         # Three factors: a power of an array costs more than all the rest of this.
-        share: FloatArray = FAN_SHARE * (fan_ratio * fan_ratio * fan_ratio)
-        share += BUSY_SHARE * busy
-        share += FIXED_SHARE
-        share *= self._overhead_w
-        share += self._factor * gpu_power_w
-        return share
+        power_w: FloatArray = self._fan_w * (fan_ratio * fan_ratio * fan_ratio)
+        power_w += self._fixed_w
+        power_w += self._busy_w * busy
+        power_w += self._factor * gpu_power_w
+        return power_w
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class Engine:
     quality_work_ratio: float = 0.7  # work left by each rung of quality: assumption
     queue_max: int = 512  # requests at one engine, its batch included
     chunk_tokens: float = 2048.0  # usual chunk of chunked prefill                   from memory
+    prefill_share_max: float = 0.80  # of the time beside a batch: assumption, about one such chunk
     lower_share_min: float = 0.05  # assumption: no engine starves a queue for ever
     preemptions_max: int = 1  # assumption: once, so that no request is worked on for ever
     prefill_intensity: float = 0.95  # assumption, times T / (T + half)
@@ -112,9 +113,12 @@ class Engine:
     ) -> FloatArray:
         """The share of time that prompts get while each decode step carries a chunk of them.
 
-        `chunk_s` is the chunk's prefill time at full speed, `decode_s` the decode step's own.
+        `chunk_s` is the chunk's prefill time at full speed, `decode_s` the decode step's own. At
+        most `prefill_share_max`: long chunks wait for more than one decode step.
         """
-        share: FloatArray = chunk_s / (chunk_s + speed * decode_s)
+        share: FloatArray = np.minimum(
+            chunk_s / (chunk_s + speed * decode_s), self.prefill_share_max
+        )
         return share
 
     def prefill_load(self, tokens: FloatArray) -> FloatArray:

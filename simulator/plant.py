@@ -7,7 +7,6 @@ never from what a controller says, so they are an independent judgement.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +22,14 @@ from simulator.doors import (
     simulated_host,
 )
 from simulator.electrical import NodePower, PowerTree
-from simulator.engine import Engine
 from simulator.gpu import part_named
 from simulator.latency import LatencyBook
 from simulator.lifecycle import Lifecycle
 from simulator.loads.blocks import Source
 from simulator.loads.source import source_of
-from simulator.loads.trace import Trace
-from simulator.loads.workload import Workload
 from simulator.readings import View
 from simulator.serving import Engines
+from simulator.settings import PRIORITIES, PlantSettings
 from simulator.thermal import Heat, ZoneAir
 from simulator.truth import (
     PlantTruth,
@@ -47,36 +44,7 @@ from simulator.truth import (
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-PRIORITIES = ("high", "low")
-
-
-@dataclass(frozen=True, slots=True)
-class PlantSettings:
-    """One run of the twin. Times in simulated seconds; the same settings give the same run.
-
-    `requests_per_node_s` is the default load of a node with a service: the default row then needs
-    about its capacity at full clocks, with 60-75 % of its engines' throughput in use.
-    `mean_requests_per_s`, if given, is the whole site's instead. `spread_s` is how far the copies
-    of the trace are shifted against each other; a workload begins at its time `load_begin_s`. The
-    plant warms up for `warm_up_s` before its time 0, uncounted and with protections at rest.
-    `dt_s` is at most 0.25.
-    """
-
-    seed: int = 1
-    dt_s: float = 0.1
-    requests_per_node_s: float = 6.5
-    mean_requests_per_s: float | None = None
-    trace: Trace | Workload | None = None
-    spread_s: float | None = None
-    load_begin_s: float = 0.0
-    warm_up_s: float = 60.0
-    boot_s: float = 120.0
-    engine: Engine = field(default_factory=Engine)
-    opaque_intensity: float = 0.5
-    lock_ignored_ratio: float = 0.001
-    node_meter: bool = True
-    meter_spread: float = 0.03
-    meter_lag_s: float = 1.0
+__all__ = ["PRIORITIES", "Plant", "PlantSettings"]
 
 
 class Plant:
@@ -106,7 +74,7 @@ class Plant:
         )
         self.heat = Heat(parts, self._node_of, ZoneAir.of(site), air)
         self.tree = PowerTree(site)
-        self._node_power = NodePower(site)
+        self._node_power = NodePower(site, self.settings.server)
         self.book = LatencyBook(len(PRIORITIES))
         self.engines = Engines(
             site,
@@ -115,6 +83,7 @@ class Plant:
             opaque_intensity=self.settings.opaque_intensity,
             book=self.book,
             priorities=PRIORITIES,
+            packing=self.settings.packing,
         )
         self._load = self._source(seeds[2])
         spread = self.settings.meter_spread
@@ -223,6 +192,10 @@ class Plant:
         self._tally = Tally()
         self._tally.feel(self.heat.die_c, self.heat.inlet_c)
 
+    def hold(self, ceiling_mhz: FloatArray) -> None:
+        """Lock every node's GPUs, (nodes,), at once and for sure: whoever calls models the path."""
+        self.bank.hold(ceiling_mhz[self._node_of])
+
     def step(self) -> None:
         """Advance by `dt_s`."""
         self.start()
@@ -264,7 +237,10 @@ class Plant:
 
     def _protect(self, dt_s: float, *, counted: bool) -> None:
         trips = self.tree.step(
-            at_s=self.now_s, dt_s=dt_s, node_power_w=self.node_power_w, armed=counted
+            at_s=self.now_s,
+            dt_s=dt_s,
+            node_power_w=self.node_power_w,
+            armed=counted and self.settings.trips,
         )
         self._tally.add(dt_s=dt_s, tree=self.tree, power_w=float(self.node_power_w.sum()))
         if self._heat_moved:

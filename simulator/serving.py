@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from facility.topology import Site
 from simulator.bank import DECODE, PREFILL, Demand
-from simulator.dispatch import Dispatcher
+from simulator.dispatch import Dispatcher, Packing
 from simulator.engine import DecodeStep, Engine
 from simulator.gpu import GpuConstants
 from simulator.latency import E2E, TPOT, TTFT, LatencyBook
@@ -53,12 +53,13 @@ class Engines:
         opaque_intensity: float,
         book: LatencyBook,
         priorities: Sequence[str],
+        packing: Packing | None = None,
     ) -> None:
         """Idle engines; `parts` are the parts of each node, in order of the site."""
         nodes = tuple(site.nodes.values())
         gpus = np.array([node.model.gpu_count for node in nodes])
         self.engine = engine
-        self.dispatcher = Dispatcher(site, priorities)
+        self.dispatcher = Dispatcher(site, priorities, packing=packing)
         self._book = book
         self._count = len(nodes)
         self._ranks = len(priorities)
