@@ -41,8 +41,8 @@ ASSUMPTIONS: Final = (
     Assumption(
         "locks",
         "Below any domain, at most ignored_locks_max nodes run above what their agent asks for, or"
-        " above the safe ceiling after their last lease: ignored locks, dead or hanging agents,"
-        " hanging drivers.",
+        " above the safe ceiling after their last lease: ignored locks, locks lifted by others,"
+        " dead or hanging agents, hanging drivers.",
         (
             "lock-drifted", "node-uncontrollable", "node-missing", "ceiling-deviates", "gpu-blind",
             "gpu-lost", "driver-lost", "site-silent", "lease-expired", "ledger-exceeded",
@@ -161,7 +161,7 @@ class Watch:
         loose = False
         for gpu in host.chassis.gpus:
             wanted_mhz = asked.get(gpu.uuid, 0) or 10_000  # who asks for nothing is at fault itself
-            if away and now_s > host.allowed_until_s + HELD_S:
+            if away and (gpu.lifted or now_s > host.allowed_until_s + HELD_S):
                 wanted_mhz = safe_mhz
             elif away:
                 wanted_mhz = 10_000
@@ -171,7 +171,9 @@ class Watch:
                 since_s = now_s
             draws = plant.working[gpu.index] and plant.alive[gpu.index]
             above = plant.lock_mhz[gpu.index] > wanted_mhz
-            loose |= bool(draws and above and now_s - since_s >= HELD_S)
+            # A lock that somebody lifted is not one that takes its time.
+            late = gpu.lifted or now_s - since_s >= HELD_S
+            loose |= bool(draws and above and late)
         return loose
 
     def _look_at_failures(self) -> None:

@@ -41,6 +41,8 @@ class FaultyGpu:
         self.hung = False
         self.ignores = False
         """Accepts locks and does not change its clock."""
+        self.lifted = False
+        """Its last lock was lifted, and not by its agent."""
         self.foreign_limit_w = math.inf
         self.power_factor = 1.0
         """What the power sensor shows of the truth."""
@@ -174,6 +176,7 @@ class Chassis:
 
         def bite() -> None:
             if self._locks[index] == serial and not gpu.ignores:
+                gpu.lifted = False
                 self._plant.lock(index, clock_mhz)
 
         self._timeline.after(self._settle_s(), bite)
@@ -181,11 +184,11 @@ class Chassis:
     def forget_locks(self) -> None:
         """A reboot or a driver reload: every lock is gone, those on their way too."""
         for gpu in self.gpus:
-            self._locks[gpu.index] = self._locks.get(gpu.index, 0) + 1
-        self._plant.unlock_node(self.node)
+            self.unlock(gpu)
 
     def unlock(self, gpu: FaultyGpu) -> None:
         """Somebody else lifts the lock of one GPU."""
+        gpu.lifted = True
         self._locks[gpu.index] = self._locks.get(gpu.index, 0) + 1
         self._plant.lock(gpu.index, self.node.model.gpu.clock_mhz_max)
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from facility.topology import Node, Site
+from facility.topology import Site
 from simulator.electrical import PowerTree, Trip
 
 FloatArray = npt.NDArray[np.float64]
@@ -106,11 +106,6 @@ class Plant:
         self.lock_mhz[gpu] = clock_mhz
         model = self._nodes[int(self.owner[gpu])].model.gpu
         self.worst_w[gpu] = model.power_w_at(clock_mhz)
-
-    def unlock_node(self, node: Node) -> None:
-        """A reboot: every lock is gone."""
-        for gpu in self.gpus_of(node.name):
-            self.lock(gpu, node.model.gpu.clock_mhz_max)
 
     def gpus_of(self, name: str) -> range:
         """Places of the GPUs of a node."""

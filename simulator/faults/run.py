@@ -112,6 +112,7 @@ class _Run:
                 self.witness.look()
                 self._fold()
             if world.plant.trips:
+                self.watch.look()  # a failure at full load trips between two looks
                 break  # the lights are out: nothing that follows says anything
         self._judge(ended=not world.plant.trips)
         return self.result

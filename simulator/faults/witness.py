@@ -84,6 +84,12 @@ class Witness:
         self._since_s: dict[str, float] = {}
         self._clear_since_s: dict[str, float] = {}
         self._declared: dict[str, tuple[float, tuple[str, ...]]] = {}
+        self._words: dict[str, bytes] = {}
+        """The last emergency of each domain as its controller said it."""
+        self._kept_since_s: dict[str, float] = {}
+        """Domains whose last emergency the broker keeps, and since when."""
+        self._leader_since_s: float | None = None
+        """Since when a controller leads that the broker can hear."""
         world.broker.taps.append(self._tap)
 
     def _tap(self, topic: str, payload: bytes) -> None:
@@ -102,7 +108,7 @@ class Witness:
             elif what == "lease":
                 self._lease(name, self._codec.decode(payload, Lease))
             elif kind == "domain" and what == "emergency":
-                self._emergency(self._codec.decode(payload, Emergency))
+                self._emergency(self._codec.decode(payload, Emergency), payload)
             elif kind == "response":
                 self._response(self._codec.decode(payload, Response))
         except (WireError, msgspec.DecodeError):
@@ -147,9 +153,10 @@ class Witness:
         if rise_mhz > step_mhz + gpu.clock_mhz_step:
             self.unramped.append((self._world.timeline.now_s, name))
 
-    def _emergency(self, emergency: Emergency) -> None:
+    def _emergency(self, emergency: Emergency, payload: bytes) -> None:
         if emergency.by == DEPOSED:
             return
+        self._words[emergency.domain] = payload
         key = (emergency.domain, str(emergency.epoch), str(emergency.sequence))
         if not emergency.active:
             self._declared.pop(emergency.domain, None)
@@ -168,6 +175,7 @@ class Witness:
         A frame reached the broker after it was sampled, so that no lease can end later than this.
         """
         now_s = self._world.timeline.now_s
+        self._look_at_broker(now_s)
         for name, host in self._world.nodes.items():
             line = host.line
             if host.life is None or host.stopped:
@@ -192,6 +200,33 @@ class Witness:
             deaf = self._is_deaf(host, asked_mhz)
             if self._lasts(f"emergency {name}", deaf):
                 self.unheeded.append((now_s, name))
+
+    def _look_at_broker(self, now_s: float) -> None:
+        """Whether an emergency is there for a node that comes later: kept, or said again."""
+        world = self._world
+        for domain, payload in self._words.items():
+            if world.broker.retained.get(world.topics.domain(domain, "emergency")) == payload:
+                self._kept_since_s.setdefault(domain, now_s)
+            else:
+                self._kept_since_s.pop(domain, None)
+        leader = world.leader
+        line = leader.line if leader is not None and not leader.stopped else None
+        if line is None or not line.connected or line.is_cut:
+            self._leader_since_s = None
+        elif self._leader_since_s is None:
+            self._leader_since_s = now_s
+
+    def _must_know_s(self, domain: str, said_s: float, clear_s: float) -> float:
+        """Since when a node that can be reached must know of an emergency.
+
+        It was there when it was said; or the broker keeps it, whose copy a deposed leader or a
+        rollback may have replaced; or the leader mends that copy.
+        """
+        if clear_s <= said_s:
+            return said_s
+        kept_s = self._kept_since_s.get(domain, math.inf)
+        leader_s = math.inf if self._leader_since_s is None else self._leader_since_s
+        return max(clear_s, min(kept_s, leader_s))
 
     def _weather_is_bad(self) -> bool:
         world = self._world
@@ -226,7 +261,7 @@ class Witness:
         leases = self._logs[host.name].leases[-ARMED_LEASES:]
         for domain in host.config.domains:
             since_s, active = self._declared.get(domain, (math.inf, ()))
-            if max(since_s, clear_s) > heard_s:
+            if self._must_know_s(domain, since_s, clear_s) > heard_s:
                 continue
             brake_mhz = host.config.brake_ceiling_mhz
             for name in active:

@@ -1,0 +1,163 @@
+"""What the fault machine's judges take for a broken assumption, and what for a broken promise.
+
+A small storm site in its calm, and one thing done to it by hand.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from controllers.node import NodeBrain
+from controllers.reaction import reaction_bounds
+from daemon.faults_parts import LiveParts
+from facility.wire import Emergency, encode
+from simulator.faults.assumptions import LOOK_S, Watch
+from simulator.faults.dice import dice
+from simulator.faults.hosts import NodeHost
+from simulator.faults.plant import STEP_S
+from simulator.faults.sites import ROW, DrawnSite, draw_site
+from simulator.faults.witness import Witness
+from simulator.faults.world import DEPOSED, World
+
+CALM_S: Final = 8.0
+HEARING_S: Final = 6.0
+"""Longer than a node may take to hear of an emergency and to be told of."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+class Storm:
+    """A world with its judges, looking as a run does."""
+
+    def __init__(self, *, ignored_locks_max: int) -> None:
+        drawn = _site(ignored_locks_max)
+        self.world = World(drawn, rng=dice(1), parts=LiveParts(), ledger=True, lease_factor=1.0)
+        self.watch = Watch(self.world, reaction_bounds(drawn.site.control))
+        self.witness = Witness(self.world, lease_factor=1.0)
+        self._step = 0
+        self.world.begin()
+        self.world.plant.goal[:] = 0.05
+        self.run(CALM_S)
+
+    def run(self, for_s: float) -> None:
+        for _ in range(round(for_s / STEP_S)):
+            self._step += 1
+            self.world.step(self._step * STEP_S)
+            if self._step % round(LOOK_S / STEP_S) == 0:
+                self.watch.look()
+                self.witness.look()
+
+    def lift(self, name: str) -> None:
+        host = self.world.nodes[name]
+        for gpu in host.chassis.gpus:
+            host.chassis.unlock(gpu)
+
+
+def brain_of(host: NodeHost) -> NodeBrain:
+    assert host.life is not None
+    return host.life.brain
+
+
+def _site(ignored_locks_max: int) -> DrawnSite:
+    """The first site with a row that has so many locks to spare."""
+    for seed in range(1, 200):
+        drawn = draw_site(dice(seed), nodes_max=4)
+        if ROW in drawn.site.domains and drawn.site.control.ignored_locks_max == ignored_locks_max:
+            return drawn
+    raise AssertionError("no such site")
+
+
+def test_a_lifted_lock_breaks_the_assumption_at_once_where_the_proof_has_none_to_spare() -> None:
+    storm = Storm(ignored_locks_max=0)
+    assert not storm.watch.broken
+    storm.lift("n1")
+    storm.watch.look()
+    assert list(storm.watch.broken) == ["locks"]
+
+
+def test_a_lifted_lock_breaks_nothing_where_the_proof_has_one_to_spare() -> None:
+    storm = Storm(ignored_locks_max=1)
+    storm.lift("n1")
+    storm.watch.look()
+    assert not storm.watch.broken
+
+
+def test_a_lock_that_its_agent_has_asked_for_may_take_its_time() -> None:
+    storm = Storm(ignored_locks_max=0)
+    for domain in storm.world.site.nodes["n1"].ancestors:
+        storm.world.request("brake", domain=domain)
+    storm.run(HEARING_S)
+    brake_mhz = storm.world.nodes["n1"].config.brake_ceiling_mhz
+    assert set(brain_of(storm.world.nodes["n1"]).ceilings_mhz.values()) == {brake_mhz}
+    assert not storm.watch.broken
+
+
+class Braked:
+    """A row that was braked while one of its nodes was away."""
+
+    def __init__(self) -> None:
+        self.storm = Storm(ignored_locks_max=0)
+        self.world = self.storm.world
+        self.late = self.world.nodes["n1"]
+        self.late.crash_agent()
+        self.world.request("brake", domain=ROW)
+        self.storm.run(2.0)
+
+    def cut_the_controller_off(self) -> None:
+        host = self.world.leader
+        assert host is not None
+        assert host.line is not None
+        host.line.cut(up=True, down=True)
+
+    def replace_what_the_broker_keeps(self) -> None:
+        message = Emergency(
+            domain=ROW, active=(), epoch=1, sequence=10**6, issued_at_s=0.0, by=DEPOSED
+        )
+        topic = self.world.topics.domain(ROW, "emergency")
+        self.world.inject(topic, encode(message), retain=True)
+
+    def deafen(self) -> None:
+        """The late node hears leases, and no emergency."""
+        self.late.start()
+        line = self.late.line
+        assert line is not None
+        line.subscriptions[:] = [
+            item for item in line.subscriptions if item.levels[-1] != "emergency"
+        ]
+        self.world.broker.reroute()
+
+
+def test_a_node_that_comes_late_need_not_know_what_nobody_keeps_and_nobody_can_say() -> None:
+    case = Braked()
+    case.cut_the_controller_off()
+    case.replace_what_the_broker_keeps()
+    case.late.start()
+    case.storm.run(HEARING_S)
+    assert not brain_of(case.late).contingencies.active
+    assert not case.storm.witness.unheeded
+
+
+def test_a_node_that_comes_late_must_know_what_the_broker_keeps() -> None:
+    case = Braked()
+    case.cut_the_controller_off()
+    case.deafen()
+    case.storm.run(HEARING_S)
+    assert [name for _, name in case.storm.witness.unheeded] == ["n1"]
+
+
+def test_a_node_that_comes_late_hears_from_a_leader_what_a_deposed_one_has_replaced() -> None:
+    case = Braked()
+    case.replace_what_the_broker_keeps()
+    case.late.start()
+    case.storm.run(HEARING_S)
+    assert brain_of(case.late).contingencies.active == ("brake",)
+    assert not case.storm.witness.unheeded
