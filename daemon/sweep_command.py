@@ -73,6 +73,9 @@ def run_sweep(order: SweepOrder, models: Mapping[str, str] = MODELS) -> int:
         except (FolderError, EngineError) as error:
             tell(str(error))
             return EX_UNAVAILABLE
+        except OSError as error:  # such as a full disk; what was stored before is whole
+            tell(f"{error}{_resume(order, 'go on')}")
+            return EX_UNAVAILABLE
         except SweepFailed as error:
             tell(f"{error}{_resume(order, 'try them again')}")
             return EX_FAILED

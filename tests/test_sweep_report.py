@@ -25,7 +25,7 @@ LINE = Line(label="polca", x=(0.0, 0.1, 0.2), y=(1.0, None, 3.0), low=(0.5, None
 
 def written() -> dict[str, str]:
     toy = ToySweep(
-        version=1, kind="sweep", scenario="toy", model="toy", headline={"added_ratio": 0.3},
+        version=1, kind="sweep", scenario="toy", model="toy", headline={"added_ratio": 0.1},
         description="5 < 6 & more",
         policies={
             "polca": ToyVariant(policy="polca", actuation="oob"),
@@ -89,6 +89,14 @@ def test_the_page_says_how_far_the_twin_is_from_measurements_and_what_is_uncerta
         error, limit = row[p95], row[bound]
         assert isinstance(error, float)
         assert limit is None or error <= float(limit)
+
+
+def test_a_metric_shows_its_spread_over_seeds_in_one_cell(files: dict[str, str]) -> None:
+    found = json.loads(files[JSON])["policies"]["ampacity"]
+    name = "row_power_ratio_max"
+    low, mean, high = (f"{found[name + end]:.5g}" for end in ("_min", "", "_max"))
+    assert f"<td>{mean} ({low} to {high})</td>" in files[HTML]
+    assert f"{name}_min" not in files[HTML]
 
 
 def test_ids_of_plots_do_not_clash(files: dict[str, str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -119,3 +121,32 @@ def test_bad_arguments_are_refused(
     captured = capsys.readouterr()
     assert error in captured.err
     assert captured.out == ""
+
+
+def test_dask_that_is_not_installed_is_told_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "simulator.experiments.dask_engine", raising=False)
+    path = tmp_path / "small.yaml"
+    path.write_text(SWEEP)
+    assert main(["simulate", str(path), "--engine", "dask"]) == 69
+    assert "needs ampacity[dask]" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_told_and_what_is_there_stays_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(SWEEP)
+    command = ["simulate", str(path), "--policy", "none", "--out", str(tmp_path / "out"),
+               "--jobs", "1"]  # fmt: skip
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, before[1]))
+    try:
+        assert main(command) == 69
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "to go on: ampacity simulate" in capsys.readouterr().err
+    assert not list((tmp_path / "out" / "units").glob("*.json"))
+    assert main([*command, "--json"]) == 0

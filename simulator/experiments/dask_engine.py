@@ -7,6 +7,7 @@ Results come back to the one process that has the folder, which alone writes it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -68,10 +69,10 @@ class DaskEngine:
 
 
 def _local(jobs: int) -> distributed.LocalCluster:
-    """Processes on this machine that nobody else can reach."""
+    """Processes on this machine that nobody else can reach; what fails is told as results."""
     return distributed.LocalCluster(
         n_workers=jobs, threads_per_worker=1, processes=True, host="127.0.0.1",
-        dashboard_address=None, silence_logs="ERROR",
+        dashboard_address=None, silence_logs=logging.CRITICAL,
     )  # fmt: skip
 
 

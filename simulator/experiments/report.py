@@ -10,7 +10,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -22,7 +22,7 @@ from simulator.experiments.results import MetricValue, Point, Table
 from simulator.experiments.summary import CheckOutcome, Metrics, Summary
 
 HTML, JSON, POINTS, CHECKS = "report.html", "report.json", "points.csv", "checks.csv"
-NUMBER: Final = re.compile(r"[-+]?[0-9.,]+(?:e[-+]?[0-9]+)?|-|")
+NUMBER: Final = re.compile(r"[-+0-9.,e]*(?: \([-+0-9.,e]+ to [-+0-9.,e]+\))?")
 CSS: Final = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:62rem;
 margin:2rem auto;padding:0 1rem}
@@ -127,13 +127,21 @@ def _checks(checks: Sequence[CheckOutcome]) -> str:
 
 def _metrics(scenario: SweepScenario, policies: Metrics) -> str:
     names = tuple(dict.fromkeys(name for found in policies.values() for name in found))
-    chosen = [name for name in scenario.metrics if name in names] or names
+    ends = {f"{name}{end}" for name in names for end in ("_min", "_max") if f"{name}_min" in names}
+    chosen = [name for name in scenario.metrics or names if name in names and name not in ends]
     rows = [
-        [_text(name), *(_cell(found.get(name)) for found in policies.values())] for name in chosen
+        [_text(name), *(_spread(found, name) for found in policies.values())] for name in chosen
     ]
     where = ", ".join(f"{axis} = {value:g}" for axis, value in scenario.headline.items())
     said = f'<p class="facts">At {_text(where)}, and of the whole sweep.</p>' if where else ""
     return said + _table(("metric", *policies), rows)
+
+
+def _spread(metrics: Mapping[str, MetricValue], name: str) -> str:
+    """A metric, and the least and most of it over seeds when there are several."""
+    low, high = metrics.get(f"{name}_min"), metrics.get(f"{name}_max")
+    mean = _cell(metrics.get(name))
+    return mean if low == high else f"{mean} ({_cell(low)} to {_cell(high)})"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -83,7 +83,8 @@ def _run(
             next_s = teller.now_s() + TELL_EVERY_S
             teller.tell(progress.line(teller.now_s()))
 
-    outcomes = engine.run(left, told)
+    # the longest first, so that the end is not one worker's alone
+    outcomes = engine.run(sorted(left, key=lambda unit: -unit.cost), told)
     try:
         for unit, outcome in outcomes:
             progress.told(unit.id, 1.0)
