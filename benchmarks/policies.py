@@ -1,4 +1,4 @@
-"""What one decision of each policy costs, for one row and for a sweep of twenty rows at once.
+"""What a forecast and a decision of each policy cost, for one row and for a sweep of twenty rows.
 
 The load is a wave through every threshold, with noise, so that policies have work to do. Every
 policy sees the same wave; what it decides changes what the nodes draw. The last column sets each
@@ -12,13 +12,15 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks._table import Figure, machine, percentile, show
+from benchmarks._table import Figure, at_most, machine, percentile, show
 from controllers.holding import held
 from controllers.policies import make_policy
 from facility.config import POLICIES, PolicyName
+from predictors.power import PowerForecaster
 from tests.sweeps import Course, rows_site
 
 STEPS: Final = 3_000
+FORECAST_US_MAX: Final = 40.0
 SIZES: Final = ((20, 60, 150.0), (1, 40, 60.0))
 """Rows, nodes per row, and the budget of one proposal in us."""
 
@@ -61,7 +63,20 @@ def compared(rows: int, nodes: int, most_us: float) -> list[Figure]:
     return figures
 
 
+def forecast() -> Figure:
+    """One cycle of the forecast of twenty domains, as a sweep has it."""
+    rng = np.random.default_rng(1)
+    power = PowerForecaster(20, cycle_s=2.0, horizon_s=2.0, quantile=0.9999, spike_ratio=0.09)
+    level_w = 2e5 * np.exp(0.03 * rng.standard_normal((STEPS, 20)))
+    took_us = []
+    for step, power_w in enumerate(level_w):
+        begun_ns = time.thread_time_ns()
+        power.forecast(power_w, free_w=power_w, now_s=2.0 * step)
+        took_us.append((time.thread_time_ns() - begun_ns) / 1e3)
+    return at_most("20 domains: forecast", float(np.mean(took_us)), FORECAST_US_MAX, "us", digits=0)
+
+
 def main() -> None:
     """Print one line per policy and size."""
     print(machine())
-    show([figure for size in SIZES for figure in compared(*size)])
+    show([forecast()] + [figure for size in SIZES for figure in compared(*size)])

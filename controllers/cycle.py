@@ -286,6 +286,13 @@ class ControlCycle:
         measured_mhz = self._ceiling_mhz.copy()
         for place in np.flatnonzero(movable):
             measured_mhz[place] = reported_ceiling_mhz(views[place]) or measured_mhz[place]
+        tree = self._fleet.tree(shares)
+        forecast = self._forecaster.forecast(
+            tree.load(power_w),
+            free_w=tree.load(self._fleet.free_w(power_w, measured_mhz)),
+            now_s=snapshot.now_s,
+            wall_s=snapshot.wall_s,
+        )
         return Situation(
             now_s=snapshot.now_s,
             fleet=self._fleet,
@@ -295,7 +302,8 @@ class ControlCycle:
             capacity_w=self._usable_w(snapshot.active),
             over_table=self._nodes_power.over_table.copy(),
             power_w=power_w,
-            rise_w=self._forecaster.forecast(shares @ power_w).rise_w,
+            rise_w=forecast.rise_w,
+            from_history=forecast.from_history,
             ceiling_mhz=self._ceiling_mhz.copy(),
             measured_mhz=measured_mhz,
             movable=movable,

@@ -94,6 +94,10 @@ class Fleet:
         bounded_w: FloatArray = np.minimum(predicted_w, np.maximum(bound_w, power_w))
         return bounded_w
 
+    def free_w(self, power_w: FloatArray, ceiling_mhz: IntArray) -> FloatArray:
+        """What each node would draw at its highest clock, from its power under `ceiling_mhz`."""
+        return self.predict_w(power_w, ceiling_mhz, self.clock_mhz_max)
+
     def shares(self, active: frozenset[str]) -> FloatArray:
         """Share of each node's power that each domain carries: domains x nodes."""
         if active not in self._shares:

@@ -43,6 +43,7 @@ class Situation:
     over_table: FloatArray  # n
     movable: BoolArray  # n
     hold: bool  # too much is missing: raise nothing
+    from_history: BoolArray | bool = False  # d; whether `rise_w` is a quantile of the domain's own
 
     @cached_property
     def tree(self) -> Tree:

@@ -1,7 +1,8 @@
 """What each domain will draw within one reaction, as a quantile.
 
-Short-term trend plus the rises that the domain itself has shown; while its history is short, plus
-the fastest rise known for an inference row instead, which is larger. The forecast says which.
+Short-term trend, or the rises that the domain itself has shown, whichever is more; while its
+history is short, the fastest rise known for an inference row instead, which is larger. The forecast
+says which. Longer horizons add what the hour of the week usually brings.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
+from predictors.rises import BoolArray, FloatArray, RiseTracker
+from predictors.template import WeekTemplate
 
-WINDOW_S: Final = 300.0
-"""How far back rises are remembered: inference load is stable over minutes (POLCA 1.2)."""
+LATER_S: Final = (10.0, 40.0, 300.0, 1_800.0)
+"""Horizons beyond the reaction: a redirected request, a command through a server's own controller,
+a changed pool, a started instance (papers: section 8.1)."""
+LATER_QUANTILE: Final = 0.99
+LOOKS_PER_HORIZON: Final = 10
+"""A later horizon is looked at so often while it passes."""
+OPEN_MAX: Final = 2_000
+"""Missing cycles beyond this many leave nothing that is still remembered."""
 TREND_S: Final = 5.0
 """The slope is taken over this long; shorter follows noise, longer misses a ramp."""
-HISTORY_S_MIN: Final = 60.0
-"""Below this much history rises say nothing; a high quantile needs more: 1 / (1 - q) rises."""
+OWN_CHANGE_RATIO: Final = 0.01
+"""Where clocks alone have moved a domain by more than this in a cycle, its rise is our own work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,9 @@ class PowerForecaster:
         domain_count: number of domains.
         cycle_s: seconds between samples.
         horizon_s: how far ahead: one reaction, from sample to effect.
-        quantile: share of futures that the forecast covers.
+        quantile: share of futures that the forecast covers, their highest moment included.
         spike_ratio: rise within the horizon to assume without history, as a share of power.
+        later_s: further horizons, for `later`.
     """
 
     def __init__(
@@ -60,17 +66,36 @@ class PowerForecaster:
         horizon_s: float,
         quantile: float,
         spike_ratio: float,
+        later_s: tuple[float, ...] = (),
     ) -> None:
-        self._samples_max = max(int(WINDOW_S / cycle_s), 2)
-        self._history = np.full((self._samples_max, domain_count), np.nan)
-        self._filled = np.zeros(domain_count, dtype=np.int64)
-        self._horizon_steps = max(int(np.ceil(horizon_s / cycle_s)), 1)
-        self._trend_steps = max(int(TREND_S / cycle_s), 1)
-        self._history_steps_min = int(HISTORY_S_MIN / cycle_s) + self._horizon_steps
-        self._horizon_s = horizon_s
         self._cycle_s = cycle_s
-        self._quantile = quantile
         self._spike_ratio = spike_ratio
+        steps = max(int(np.ceil(horizon_s / cycle_s - 1e-9)), 1)
+        self._rises = RiseTracker(
+            domain_count, steps=steps, stride=1, cycle_s=cycle_s, quantile=quantile
+        )
+        self.later_s = later_s
+        self._later = []
+        for later in later_s:
+            steps = max(int(np.ceil(later / cycle_s - 1e-9)), 1)
+            stride = max(steps // LOOKS_PER_HORIZON, 1)
+            self._later.append(
+                RiseTracker(
+                    domain_count,
+                    steps=steps,
+                    stride=stride,
+                    cycle_s=cycle_s,
+                    quantile=LATER_QUANTILE,
+                )
+            )
+        self._template = WeekTemplate(domain_count)
+        self._trend_steps = max(int(TREND_S / cycle_s), 1)
+        # A slope says something about as long as it was taken over, and no more.
+        self._trend_reach = min(horizon_s / (self._trend_steps * cycle_s), 1.0)
+        self._recent = np.full((self._trend_steps + 1, domain_count), np.nan)
+        self._place = 0
+        self._held_ratio: FloatArray | None = None
+        self._last_s: float | None = None
 
     def forget(self, domains: BoolArray) -> None:
         """Drop the history of `domains`: what they carry has changed, so their rises say nothing.
@@ -78,44 +103,91 @@ class PowerForecaster:
         Args:
             domains: one flag per domain.
         """
-        self._history[:, domains] = np.nan
-        self._filled[domains] = 0
+        self._recent[:, domains] = np.nan
+        for tracker in (self._rises, *self._later):
+            tracker.forget(domains)
+        self._template.forget(domains)
 
-    def forecast(self, power_w: FloatArray) -> PowerForecast:
+    def forecast(
+        self,
+        power_w: FloatArray,
+        *,
+        free_w: FloatArray | None = None,
+        now_s: float | None = None,
+        wall_s: float | None = None,
+    ) -> PowerForecast:
         """Learn this cycle's power and forecast the horizon.
 
         Args:
             power_w: power of each domain now, W; missing nodes already at their worst case.
+            free_w: what each would draw with nobody slowed, W: rises are learnt on this, so that
+                what clocks do to power is not taken for load. `power_w` if not given.
+            now_s: monotonic time; cycles that are missing since the last call are left open. A
+                cycle after the last one if not given.
+            wall_s: time of day for the hour of the week, which is not learnt if not given.
         """
-        self._history = np.roll(self._history, -1, axis=0)
-        self._history[-1] = power_w
-        self._filled = np.minimum(self._filled + 1, self._samples_max)
-        rises_count = np.maximum(self._filled - self._horizon_steps, 0)
-        # A quantile of too few rises is no more than their largest: the k-th largest of n with
-        # k = (1 - q)(n + 1) is passed as often as it should be, and k must be 1 at least.
-        rank = np.floor((1.0 - self._quantile) * (rises_count + 1) + 1e-9).astype(np.int64)
-        backed = (self._filled >= self._history_steps_min) & (rank >= 1)
-        rise_w = np.where(
-            backed, self._empirical_rise_w(np.maximum(rank, 1)), self._spike_ratio * power_w
-        )
-        rise_w = np.maximum(rise_w, self._trend_rise_w(power_w))
-        return PowerForecast(power_w.copy(), power_w + rise_w, backed)
+        self._leave_open(now_s)
+        level = self._level(power_w, free_w)
+        trend = self._trend(level)
+        self._rises.learn(level, trend)
+        for later_s, tracker in zip(self.later_s, self._later, strict=True):
+            tracker.learn(level, self._usual(tracker, wall_s, later_s))
+        if wall_s is not None:
+            self._template.learn(wall_s, level)
+        backed = self._rises.backed
+        rise = np.maximum(self._rises.rise, trend)
+        if not backed.all():
+            rise = np.where(backed, rise, np.maximum(rise, self._spike_ratio))
+        return PowerForecast(power_w.copy(), power_w * (1.0 + rise), backed)
 
-    def _empirical_rise_w(self, rank: IntArray) -> FloatArray:
-        """The `rank`-th largest rise over the horizon within the window; 0 without any."""
-        steps = self._horizon_steps
-        if int(self._filled.max(initial=0)) <= steps:
-            return np.zeros(self._history.shape[1])
-        start = self._samples_max - int(self._filled.max())
-        rises = self._history[start + steps :] - self._history[start : self._samples_max - steps]
-        rises = np.where(np.isfinite(rises), rises, -np.inf)
-        ranked = np.sort(rises, axis=0)
-        place = np.maximum(ranked.shape[0] - rank, 0)
-        chosen = np.take_along_axis(ranked, place[np.newaxis, :], axis=0)[0]
-        return np.maximum(np.where(np.isfinite(chosen), chosen, 0.0), 0.0)
+    def later(self, power_w: FloatArray, wall_s: float | None = None) -> tuple[PowerForecast, ...]:
+        """What is to be expected within each of `later_s`, by what has been learnt so far.
 
-    def _trend_rise_w(self, power_w: FloatArray) -> FloatArray:
-        """What the slope of the last seconds adds within the horizon."""
-        before_w = self._history[-1 - min(self._trend_steps, self._samples_max - 1)]
-        slope = (power_w - before_w) / (self._trend_steps * self._cycle_s)
-        return np.maximum(np.where(np.isfinite(slope), slope * self._horizon_s, 0.0), 0.0)
+        Args:
+            power_w: power of each domain now, W.
+            wall_s: time of day for the hour of the week.
+        """
+        found = []
+        for later_s, tracker in zip(self.later_s, self._later, strict=True):
+            expected = self._template.change(wall_s, later_s) if wall_s is not None else 0.0
+            rise = np.maximum(tracker.rise, expected)
+            rise = np.where(tracker.backed, rise, np.maximum(rise, self._spike_ratio))
+            found.append(PowerForecast(power_w, power_w * (1.0 + rise), tracker.backed))
+        return tuple(found)
+
+    def _usual(self, tracker: RiseTracker, wall_s: float | None, later_s: float) -> FloatArray:
+        if wall_s is None or not tracker.looks_now:
+            return np.zeros(self._recent.shape[1])
+        return self._template.change(wall_s, later_s)
+
+    def _leave_open(self, now_s: float | None) -> None:
+        """Cycles that did not happen: unknown, and not as if power had jumped."""
+        last_s, self._last_s = self._last_s, now_s
+        if now_s is None or last_s is None:
+            return
+        unknown = np.full(self._recent.shape[1], np.nan)
+        missing = round((now_s - last_s) / self._cycle_s) - 1
+        for _ in range(min(missing, OPEN_MAX)):
+            self._trend(unknown)
+            for tracker in (self._rises, *self._later):
+                tracker.learn(unknown, 0.0)
+
+    def _level(self, power_w: FloatArray, free_w: FloatArray | None) -> FloatArray:
+        """What rises are learnt on; unknown where power moved because clocks did."""
+        if free_w is None:
+            return np.where(power_w > 0.0, power_w, np.nan)
+        held_ratio = free_w / np.maximum(power_w, 1.0)
+        before, self._held_ratio = self._held_ratio, held_ratio
+        known = power_w > 0.0
+        if before is not None:
+            known &= np.abs(held_ratio - before) <= OWN_CHANGE_RATIO * before
+        return np.where(known, free_w, np.nan)
+
+    def _trend(self, level: FloatArray) -> FloatArray:
+        """What the slope of the last seconds adds within the horizon, as a share."""
+        self._place = (self._place + 1) % len(self._recent)
+        before = self._recent[(self._place + 1) % len(self._recent)]
+        rise = (level / before - 1.0) * self._trend_reach
+        self._recent[self._place] = level
+        trend: FloatArray = np.fmax(rise, 0.0)
+        return trend

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from predictors.node_power import NodePowerEstimator
-from predictors.power import HISTORY_S_MIN, PowerForecaster
+from predictors.power import PowerForecaster
+from predictors.rises import HISTORY_S_MIN
 from tests.row import site_of
 
 
