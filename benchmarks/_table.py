@@ -29,6 +29,11 @@ def at_most(what: str, value: float, most: float, unit: str, *, digits: int = 1)
     return Figure(what, f"{value:.{digits}f} {unit}", f"<= {most:g} {unit}", within=value <= most)
 
 
+def at_least(what: str, value: float, least: float, unit: str) -> Figure:
+    """A figure whose budget is a lower bound."""
+    return Figure(what, f"{value:,.0f} {unit}", f">= {least:,g} {unit}", within=value >= least)
+
+
 def machine() -> str:
     """One line about what this ran on."""
     model = "unknown processor"

@@ -101,7 +101,7 @@ class GpuBank:
         self._phase_node_of = np.concatenate([self.node_of, self.node_of + nodes])
         self._phase_starts = np.concatenate([self.starts, self.starts + self.count])
         self._limiter = PowerLimiter(
-            self._mhz, self._phi, self._v2, np.tile(self._low, 2), np.tile(self._high, 2)
+            self._phi, self._v2, np.tile(self._low, 2), np.tile(self._high, 2)
         )
 
     def _of(self, name: str) -> FloatArray:

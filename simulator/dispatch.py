@@ -72,6 +72,12 @@ class Dispatcher:
         self._steps_of = np.array(
             [np.cumsum(one / one.sum()) if one.any() else self._steps for one in own]
         )
+        single = [np.flatnonzero(shares) for shares in own]
+        self._only_of = (
+            np.array([int(places[0]) for places in single])
+            if all(len(places) == 1 for places in single)
+            else None
+        )
         self.weight = np.ones(len(nodes))
         self.batch_ratio = np.ones(len(nodes))
         self.quality_level = np.zeros(len(nodes), dtype=np.int64)
@@ -107,64 +113,86 @@ class Dispatcher:
         """
         if not self.services:
             raise ValueError("no node of the site runs a service: there is nobody to ask")
+        service = self._services(count, rng, priority)
+        if self._packing is None:
+            return service, self._choose(service, load, load_max)
+        node = np.full(count, -1)
+        for place in range(len(self.services)):
+            mine = (service == place).nonzero()[0]
+            if len(mine):
+                draws = rng.random((2, len(mine)))
+                node[mine] = self._pack(draws, self._packing, place, load, load_max)
+        return service, node
+
+    def _services(
+        self, count: int, rng: np.random.Generator, priority: IntArray | None
+    ) -> IntArray:
+        """A service for each request: of its priority if there are any, by their shares."""
+        if priority is not None and self._only_of is not None:
+            return self._only_of[priority]
         draws = rng.random(count)
         if priority is None:
             service = self._steps.searchsorted(draws, "right")
         else:
             service = np.count_nonzero(draws[:, None] >= self._steps_of[priority], axis=1)
-        service = np.minimum(service, len(self.services) - 1)
-        node = np.full(count, -1)
-        for place in range(len(self.services)):
-            mine = (service == place).nonzero()[0]
-            if len(mine):
-                if self._packing is None:
-                    node[mine] = self._choose(len(mine), place, load, load_max)
-                else:
-                    node[mine] = self._pack(
-                        rng.random((2, len(mine))), self._packing, place, load, load_max
-                    )
-        return service, node
+        drawn: IntArray = np.minimum(service, len(self.services) - 1)
+        return drawn
 
-    def _choose(self, count: int, service: int, load: FloatArray, load_max: float) -> IntArray:
+    def _choose(self, service: IntArray, load: FloatArray, load_max: float) -> IntArray:
         """One request after the other to where (load + 1) / weight is least.
 
         A loop: few requests come in one step, and a choice costs less than to sort all choices.
         """
-        endpoints, price = self._endpoints[service], self._price[service]
-        held = load.take(endpoints)
-        cost = (held + 1.0) * price
+        chosen = np.full(len(service), -1)
+        books: dict[int, tuple[FloatArray, FloatArray, FloatArray]] = {}
+        for request, place in enumerate(service.tolist()):
+            if place not in books:
+                books[place] = self._costs(place, load, load_max)
+            cost, price, most = books[place]
+            best = int(cost.argmin())
+            lowest = cost[best]
+            if lowest < np.inf:
+                chosen[request] = self._endpoints[place][best]
+                after = lowest + price[best]
+                cost[best] = after if after <= most[best] else np.inf
+        return chosen
+
+    def _costs(
+        self, service: int, load: FloatArray, load_max: float
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What the next request costs at each endpoint, each one after it more, and the most."""
+        price = self._price[service]
+        cost = (load.take(self._endpoints[service]) + 1.0) * price
         # Half a request more than fits: a sum of prices may be a rounding away from its product.
         most = (load_max + 0.5) * price
         cost[cost > most] = np.inf
-        chosen = np.full(count, -1)
-        for place in range(count):
-            best = int(cost.argmin())
-            lowest = cost[best]
-            if lowest == np.inf:
-                break
-            chosen[place] = endpoints[best]
-            after = lowest + price[best]
-            cost[best] = after if after <= most[best] else np.inf
-        return chosen
+        return cost, price, most
 
     def _pack(
         self, draws: FloatArray, packing: Packing, service: int, load: FloatArray, load_max: float
     ) -> IntArray:
-        """One request after the other, by two numbers for each: packed or not, and where if not."""
-        count = draws.shape[1]
+        """One request after the other, by two numbers for each: packed or not, and where if not.
+
+        Where that endpoint is full, the least loaded takes the request.
+        """
         endpoints = self._endpoints[service][self._price[service] < np.inf]
+        chosen = np.full(draws.shape[1], -1)
         if len(endpoints) == 0:
-            return np.full(count, -1)
+            return chosen
         held = load.take(endpoints)
-        places = (draws[1] * len(endpoints)).astype(np.int64)
+        places = (draws[1] * len(endpoints)).astype(np.int64).tolist()
         is_packed = (draws[0] < packing.share).tolist()
-        for request in range(count):
+        for request, place in enumerate(places):
             if is_packed[request]:
                 fits = held < packing.depth
                 if np.count_nonzero(fits):
-                    places[request] = np.where(fits, held, -1.0).argmax()
-            held[places[request]] += 1.0
-        chosen: IntArray = np.where(held[places] > load_max, -1, endpoints[places])
+                    place = int(np.where(fits, held, -1.0).argmax())
+            if held[place] >= load_max:
+                place = int(held.argmin())
+                if held[place] >= load_max:
+                    break
+            held[place] += 1.0
+            chosen[request] = endpoints[place]
         return chosen
 
     def apply(self, routing: Routing, now_s: float) -> list[str]:

@@ -17,16 +17,14 @@ BoolArray = NDArray[np.bool_]
 
 POWER_ROOM_RATIO: Final = 0.98  # the limiter lets the clock rise below this: assumption
 POWER_RISE_STEPS_PER_S: Final = 20.0  # one grid step every 50 ms: assumption
-PULL_DOWN_ROUNDS: Final = 12
 
 
-def _steepest(values: FloatArray, mhz: IntArray) -> FloatArray:
-    """The largest rise per grid step at or below each clock, over grids that stand end to end."""
-    rise = np.diff(values, prepend=values[0])
-    rise[np.flatnonzero(np.diff(mhz, prepend=mhz[0] + 1) < 0)] = 0.0
-    edges = np.flatnonzero(np.diff(mhz, prepend=mhz[0] + 1) < 0)
-    found = [np.maximum.accumulate(part) for part in np.split(rise, edges[1:])]
-    return np.concatenate(found)
+def _grids(values: FloatArray, low: IntArray, high: IntArray) -> FloatArray:
+    """The grids that stand end to end in `values` as rows, infinite beyond the end of each."""
+    rows = np.full((len(low), int((high - low).max()) + 1), np.inf)
+    for row, first, last in zip(rows, low.tolist(), high.tolist(), strict=True):
+        row[: last - first + 1] = values[first : last + 1]
+    return rows
 
 
 class PowerLimiter:
@@ -37,12 +35,12 @@ class PowerLimiter:
     `is_capping` says whether any cap was below the top in the last step.
     """
 
-    def __init__(
-        self, mhz: IntArray, phi: FloatArray, v2: FloatArray, low: IntArray, high: IntArray
-    ) -> None:
+    def __init__(self, phi: FloatArray, v2: FloatArray, low: IntArray, high: IntArray) -> None:
         """Nothing is capped."""
         self._phi, self._v2 = phi, v2
-        self._phi_step, self._v2_step = _steepest(phi, mhz), _steepest(v2, mhz)
+        firsts, ones, self._grid_of = np.unique(low, return_index=True, return_inverse=True)
+        self._phi_grids = _grids(phi, firsts, high[ones])
+        self._v2_grids = _grids(v2, firsts, high[ones])
         self._low, self._high = low, high
         self.cap = high.copy()
         self.is_capping = False
@@ -84,23 +82,21 @@ class PowerLimiter:
     ) -> None:
         """The loop, settled: it moves in 10-20 ms, well inside a step.
 
-        It steps by the steepest slope at or below the present clock, so it never overshoots; the
-        lowest clock ends the search.
+        Power at every clock of the grid at once, for the few that are over: power rises with the
+        clock, so the clock before the first that is over is the highest that fits.
         """
         places = over.nonzero()[0]
-        low, most_w = self._low.take(places), limit_w.take(places)
-        clock_w, voltage_w = by_clock_w.take(places), by_voltage_w.take(places)
-        rest_w, at, now_w = fixed_w.take(places), index.take(places), power_w.take(places)
-        for _ in range(PULL_DOWN_ROUNDS):
-            slope = clock_w * self._phi_step.take(at) + voltage_w * self._v2_step.take(at)
-            steps = np.ceil((now_w - most_w) / np.maximum(slope, 0.1))
-            # What is within its limit by now stays where it is.
-            at = np.maximum(at - np.maximum(steps, 0.0).astype(np.int64), low)
-            now_w = rest_w + clock_w * self._phi.take(at) + voltage_w * self._v2.take(at)
-            if not np.count_nonzero((now_w > most_w) & (at > low)):
-                break
+        grid = self._grid_of.take(places)
+        clock_w, voltage_w, rest_w = (
+            part.take(places) for part in (by_clock_w, by_voltage_w, fixed_w)
+        )
+        power = self._phi_grids.take(grid, axis=0) * clock_w[:, None]
+        power += self._v2_grids.take(grid, axis=0) * voltage_w[:, None]
+        free_w = limit_w.take(places) - rest_w
+        steps = np.maximum((power > free_w[:, None]).argmax(axis=1) - 1, 0)
+        at = self._low.take(places) + steps
         index[places] = self.cap[places] = at
-        power_w[places] = now_w
+        power_w[places] = rest_w + clock_w * self._phi.take(at) + voltage_w * self._v2.take(at)
 
     def _raise(self, dt_s: float, power_w: FloatArray, limit_w: FloatArray) -> None:
         """Clocks rise where power leaves room."""

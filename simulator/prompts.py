@@ -49,16 +49,20 @@ class PromptQueues:
         rate: FloatArray,
         prompts: Sequence[Sequence[Prompt]],
         marks_s: FloatArray,
+        closed: BoolArray | None = None,
     ) -> FloatArray:
         """Work at `rate` of all queues together, (nodes,); returns what was done, (nodes,).
 
         `prompts` came during the step, by queue and in order of time; their marks go into `marks_s`
-        at their rows. What one queue does not need is left to the next.
+        at their rows. What one queue does not need is left to the next, but where `closed` only the
+        highest queue is worked on.
         """
         left_s = rate * dt_s
         done_s = np.zeros_like(rate)
         for rank, queue in enumerate(prompts):
-            own_s = left_s - self._kept_for_lower(rank, left_s, prompts)
+            own_s = left_s - self._kept_for_lower(rank, left_s)
+            if rank > 0 and closed is not None:
+                own_s = own_s * ~closed
             self.rate[rank] = own_s / dt_s
             if queue:
                 self._line_up(rank, at_s, queue, marks_s)
@@ -75,11 +79,9 @@ class PromptQueues:
             left_s = left_s - work_s
         return done_s
 
-    def _kept_for_lower(
-        self, rank: int, left_s: FloatArray, prompts: Sequence[Sequence[Prompt]]
-    ) -> FloatArray | float:
+    def _kept_for_lower(self, rank: int, left_s: FloatArray) -> FloatArray | float:
         """What a queue must leave to the lower ones that wait behind it."""
-        if rank == len(prompts) - 1:
+        if rank == len(self.tail_s) - 1:
             return 0.0
         both = self.tail_s[rank] > self._counter_s[rank]
         both &= (self.tail_s[rank + 1 :] > self._counter_s[rank + 1 :]).any(axis=0)

@@ -34,6 +34,10 @@ REFERENCE_FLOP_PER_S: Final = 8 * 989e12
 """Prefill work is counted in seconds of a node with this peak."""
 
 OPAQUE_BANDWIDTH: Final = 0.2
+GAPS_EVERY_S: Final = 0.7
+"""Times between tokens are noted so often: no whole part of what repeats by the second."""
+WORK_TOKENS: Final = 16_384
+"""Prompts shorter than this have their prefill time in a table."""
 NOBODY: Final = np.empty(0, np.int64)
 
 
@@ -73,6 +77,9 @@ class Engines:
             engine.prefill_s(np.array([engine.chunk_tokens]), REFERENCE_FLOP_PER_S)[0]
         )
         self._tokens_per_s = engine.chunk_tokens / self._chunk_max_s
+        # Prompts are whole tokens, and most are short: their work is looked up.
+        lengths = np.maximum(np.arange(WORK_TOKENS, dtype=np.float64), 1.0)
+        self._work_s = engine.prefill_s(lengths, REFERENCE_FLOP_PER_S)
         rank = {priority: place for place, priority in enumerate(priorities)}
         self._priority = np.array(
             [rank[priority] for priority in self.dispatcher.priorities], dtype=np.int64
@@ -94,6 +101,7 @@ class Engines:
             self.requests.prefilled_s, lower_share_min=self.engine.lower_share_min
         )
         self._came: list[list[Prompt]] = [[] for _ in range(queues)]
+        self._gaps_in_s = 0.0
         self._chunk_s = np.zeros(self._count)
         self._key_tokens = np.zeros(self._count)
         self.batch_of = np.zeros((self._ranks, self._count))
@@ -126,7 +134,7 @@ class Engines:
             taken = np.flatnonzero(~homeless)
             node, rank, at_s = node[taken], rank[taken], at_s[taken]
             context, generated = context[taken], generated[taken]
-        work_s = self.engine.prefill_s(context.astype(np.float64), REFERENCE_FLOP_PER_S)
+        work_s = self._work_of(context)
         if self.dispatcher.is_reduced:
             # A lower quality is a smaller or terser model: less work for the prompt, fewer tokens.
             kept = self.engine.quality_work_ratio ** self.dispatcher.quality_level[node]
@@ -146,6 +154,12 @@ class Engines:
             self._came[place].append(prompt)
         self.load += np.bincount(node, minlength=self._count)
 
+    def _work_of(self, tokens: IntArray) -> FloatArray:
+        """Prefill time of prompts at full speed."""
+        if tokens.max(initial=0) < WORK_TOKENS:
+            return self._work_s.take(tokens)
+        return self.engine.prefill_s(tokens.astype(np.float64), REFERENCE_FLOP_PER_S)
+
     def step(self, *, at_s: float, dt_s: float, clock_mhz: FloatArray) -> Demand:
         """Work for `dt_s` from `at_s`; returns what that asks of the GPUs."""
         table = self.requests
@@ -154,8 +168,11 @@ class Engines:
         # What waits before a full batch may as well wait at the router: it costs no power there.
         batch_max = np.ceil(self.engine.batch_max * self.dispatcher.batch_ratio)
         is_open = self.up & (self.batch < batch_max)
+        full = None
         if len(self._came) > 1 and np.count_nonzero(is_open) < self._count:
-            self._preempt(self.up & ~is_open)
+            # Places that are made here are for those who wait for them, not for who left them.
+            full = self.up & ~is_open
+            self._preempt(full)
             is_open = self.up & (self.batch < batch_max)
         decoding = (self.batch > 0.0) & self.up
         key_tokens = self._key_tokens + self.batch * table.decoded
@@ -175,6 +192,7 @@ class Engines:
             rate=speed * (1.0 - decoding * (1.0 - beside)) * is_open,
             prompts=self._came,
             marks_s=table.mark,
+            closed=full,
         )
         for queue in self._came:
             queue.clear()
@@ -183,7 +201,9 @@ class Engines:
         # An idle engine's counter runs on: what it prefills in this step decodes in its rest.
         tokens = (1.0 - share * decoding) * self.up * dt_s / decode.seconds
         table.decoded += tokens
-        self._note_gaps(chunk_s / speed, decode.seconds, done_s, tokens)
+        self._gaps_in_s -= dt_s
+        if self._gaps_in_s <= 0.0:
+            self._note_gaps(chunk_s / speed, decode.seconds, done_s, tokens)
         demand = self._demand(share, chunk_s, decode, decoding)
         self._finish(at_s, dt_s, before_s, tokens)
         return demand
@@ -205,7 +225,11 @@ class Engines:
     def _note_gaps(
         self, chunk_s: FloatArray, decode_s: FloatArray, done_s: FloatArray, tokens: FloatArray
     ) -> None:
-        """Time between tokens: a decode step alone, or with a chunk of prompt beside it."""
+        """Time between tokens: a decode step alone, or with a chunk of prompt beside it.
+
+        One step now and then stands for those since the last: there are so many tokens.
+        """
+        self._gaps_in_s += GAPS_EVERY_S
         chunks = done_s / np.maximum(self._chunk_s, 1e-9)
         np.minimum(chunks, tokens, out=chunks)
         self._book.add_gaps(decode_s + chunk_s, self.batch_of * chunks)
@@ -332,8 +356,7 @@ class Engines:
         table.done[row] += 1 + int(table.decoded[node] - table.begin[row])
         table.preempted[row] += 1
         self.preempted[rank] += 1
-        tokens = np.array([float(table.context[row] + table.done[row])])
-        work_s = float(self.engine.prefill_s(tokens, REFERENCE_FLOP_PER_S)[0])
+        work_s = float(self._work_of(np.array([table.context[row] + table.done[row]]))[0])
         queue = int(self._queue_of[rank])
         mark = self.prompts.push_front(queue, node, work_s)
         table.wait_again(row, where=queue * self._count + node, mark=mark, work_s=work_s)

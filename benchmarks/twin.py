@@ -1,0 +1,88 @@
+"""Simulated seconds per second of the twin on one core (DESIGN 8): a row of 40 servers.
+
+The request level: DGX A100 with POLCA's requests, and the H100 example row with the recorded
+conversations; physics included, no controller, a step of 0.25 s. Time is the process's own
+processor time; the best of several stretches, as others share the machine, and the median beside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+from benchmarks._table import Figure, at_least, machine, show
+from facility.compiler import compile_site
+from facility.example import row_site
+from simulator.plant import Plant, PlantSettings
+from simulator.rows import ROW_DT_S
+from tests.twin_rows import FULL_MHZ, TICK_S, polca_row
+
+NODES_COUNT: Final = 40
+STRETCHES_COUNT: Final = 12
+STRETCH_S: Final = 100.0
+REQUEST_SPEED_MIN: Final = 500.0
+
+
+def speeds(run: Callable[[], None]) -> list[float]:
+    """Simulated seconds per processor second of each stretch of `STRETCH_S`."""
+    found = []
+    for _ in range(STRETCHES_COUNT):
+        begun_s = time.process_time()
+        run()
+        found.append(STRETCH_S / (time.process_time() - begun_s))
+    return found
+
+
+def figures(what: str, found: list[float], least: float | None) -> list[Figure]:
+    """The best, judged, and the median."""
+    best, middle = max(found), median(found)
+    first = (
+        Figure(what, f"{best:,.0f} x real time")
+        if least is None
+        else at_least(what, best, least, "x real time")
+    )
+    return [first, Figure("  the median stretch", f"{middle:,.0f} x real time")]
+
+
+def polca() -> list[float]:
+    """DGX A100, two priorities, long answers: large batches."""
+    row = polca_row(nodes=NODES_COUNT, requests_per_s=30.0)
+    row.plant.start()
+    ceiling_mhz = np.full(NODES_COUNT, FULL_MHZ)
+
+    def run() -> None:
+        for _ in range(round(STRETCH_S / TICK_S)):
+            row.step(ceiling_mhz, TICK_S)
+
+    return speeds(run)
+
+
+def conversations(requests_per_s: float) -> list[float]:
+    """DGX H100, the recorded conversations."""
+    site = compile_site(row_site(nodes=NODES_COUNT))
+    settings = PlantSettings(dt_s=ROW_DT_S, mean_requests_per_s=requests_per_s, trips=False)
+    plant = Plant(site, settings)
+    plant.start()
+
+    def run() -> None:
+        for _ in range(round(STRETCH_S / ROW_DT_S)):
+            plant.step()
+
+    return speeds(run)
+
+
+def main() -> None:
+    """Print the table."""
+    print(machine())
+    print(f"{NODES_COUNT} servers of 8 GPUs, {STRETCHES_COUNT} stretches of {STRETCH_S:g} s each")
+    show(
+        [
+            *figures("request level, POLCA, 30 requests/s", polca(), REQUEST_SPEED_MIN),
+            *figures("request level, Azure, 32 requests/s", conversations(32.0), REQUEST_SPEED_MIN),
+            *figures("request level, Azure, 320 requests/s", conversations(320.0), None),
+        ]
+    )
