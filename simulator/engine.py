@@ -41,7 +41,7 @@ class Engine:
     `sequence_s` for each sequence, which follows the clock, and `key_token_s` for each token of
     context beside reading it. Below `decode_knee` of the highest clock the step also takes
     `decode_slow_ratio` longer for each share of the clock that is missing, down to
-    `bandwidth_knee`.
+    `bandwidth_knee`; and its speed falls by `decode_loss_ratio` of whatever share is missing.
 
     An engine that was measured has `prefill_points` instead of the law: tokens and seconds on
     GPUs of `reference_flop_per_s` together, straight between the points and on from the last two.
@@ -83,6 +83,7 @@ class Engine:
     decode_knee: float = 0.7  # no data: see the bands of the calibrated constants
     decode_slow_ratio: float = 0.0
     decode_clock_exponent: float = 0.0  # how much less than the clock decode's intensity falls
+    decode_loss_ratio: float = 0.0
     prefill_points: tuple[tuple[float, float], ...] = ()
     reference_flop_per_s: float = 8 * 989e12
 
@@ -149,6 +150,7 @@ class Engine:
         seconds = self.decode_overhead_s + read_s / slow + own_s / clock_ratio
         missing = self.decode_knee - np.maximum(clock_ratio, self.bandwidth_knee)
         seconds *= 1.0 + self.decode_slow_ratio * np.maximum(0.0, missing)
+        seconds /= 1.0 - self.decode_loss_ratio * (1.0 - clock_ratio)
         full_s = self.decode_overhead_s + read_s + own_s
         gain = self.decode_intensity_gain * batch / (batch + self.decode_intensity_half)
         intensity = (self.decode_intensity_idle + gain) * full_s / (seconds * clock_ratio)

@@ -16,12 +16,35 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-BIN_RATIO: Final = 1.01
-TOKEN_S: Final = (0.005, 1_000)  # smallest, bins: up to about 100 s
-WAIT_S: Final = (0.01, 1_000)  # up to about 200 s
-WAIT_POINTS: Final = 16
-LENGTHS: Final = 512
+WAIT_POINTS: Final = 8
 BLOCK: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Bins of times, each `ratio` times the one before, from `smallest_s` on."""
+
+    smallest_s: float
+    ratio: float
+    count: int
+
+    def of(self, seconds: FloatArray) -> IntArray:
+        """The bin of each time; what is too short or too long is in the first or the last."""
+        scaled = np.log(np.maximum(seconds, self.smallest_s) * (1.0 / self.smallest_s))
+        scaled *= 1.0 / math.log(self.ratio)
+        return np.minimum(scaled.astype(np.int64), self.count - 1)
+
+    @property
+    def middles_s(self) -> FloatArray:
+        """The middle of each bin, s."""
+        middles: FloatArray = self.smallest_s * self.ratio ** (np.arange(self.count) + 0.5)
+        return middles
+
+
+TOKEN_BINS: Final = Bins(0.005, 1.002, 4_000)
+"""A fifth of a percent apart, up to about 15 s a token: limits of 1 % are judged by them."""
+WAIT_BINS: Final = Bins(0.01, 1.01, 1_000)
+"""Up to about 200 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +63,10 @@ class Book:
         self._group = group
         self._groups = groups
         self._generated = generated_tokens
-        self._token = np.zeros(groups * TOKEN_S[1])
-        self._wait = np.zeros(groups * WAIT_S[1])
-        self._token_offset = group * TOKEN_S[1]
-        self._wait_offset = group * WAIT_S[1]
+        self._token = np.zeros(groups * TOKEN_BINS.count)
+        self._wait = np.zeros(groups * WAIT_BINS.count)
+        self._token_offset = group * TOKEN_BINS.count
+        self._wait_offset = group * WAIT_BINS.count
         self._smooth_s = np.zeros(0)
         self._waits: list[IntArray] = []
         self._tokens: list[IntArray] = []
@@ -67,8 +90,8 @@ class Book:
         arrived: FloatArray,
     ) -> None:
         """Count one step; arrays of shape (n,)."""
-        self._tokens.append(_bins(token_s, *TOKEN_S) + self._token_offset)
-        self._waits.append(_bins(wait_s, *WAIT_S) + self._wait_offset)
+        self._tokens.append(TOKEN_BINS.of(token_s) + self._token_offset)
+        self._waits.append(WAIT_BINS.of(wait_s) + self._wait_offset)
         self._finished.append(finished)
         self._arrived.append(arrived)
         if len(self._tokens) >= BLOCK:
@@ -89,14 +112,14 @@ class Book:
     def token_counts(self, group: int) -> tuple[FloatArray, FloatArray]:
         """Token times and how many requests met them; both of shape (bins,)."""
         self._flush()
-        counts = self._token[group * TOKEN_S[1] : (group + 1) * TOKEN_S[1]]
-        return _middles(*TOKEN_S), counts
+        counts = self._token[group * TOKEN_BINS.count : (group + 1) * TOKEN_BINS.count]
+        return TOKEN_BINS.middles_s, counts
 
     def wait_counts(self, group: int) -> tuple[FloatArray, FloatArray]:
         """Waits before the own prefill begins, and how many requests met them."""
         self._flush()
-        counts = self._wait[group * WAIT_S[1] : (group + 1) * WAIT_S[1]]
-        return _middles(*WAIT_S), counts
+        counts = self._wait[group * WAIT_BINS.count : (group + 1) * WAIT_BINS.count]
+        return WAIT_BINS.middles_s, counts
 
     def request_quantiles_s(
         self, group: int, lengths: Lengths, shares: tuple[float, ...]
@@ -126,19 +149,8 @@ class Book:
         return values.ravel(), weights.ravel()
 
 
-def _bins(seconds: FloatArray, smallest_s: float, bins: int) -> IntArray:
-    scaled = np.log(np.maximum(seconds, smallest_s) * (1.0 / smallest_s))
-    scaled *= 1.0 / math.log(BIN_RATIO)
-    return np.minimum(scaled.astype(np.int64), bins - 1)
-
-
-def _middles(smallest_s: float, bins: int) -> FloatArray:
-    middles: FloatArray = smallest_s * BIN_RATIO ** (np.arange(bins) + 0.5)
-    return middles
-
-
 def _points(values: FloatArray, counts: FloatArray) -> FloatArray:
-    """The middles of 16 equal parts of a distribution, the last of them the worst."""
+    """The middles of 8 equal parts of a distribution, the last of them the worst."""
     reached = np.cumsum(counts)
     if reached[-1] <= 0.0:
         return np.zeros(1)

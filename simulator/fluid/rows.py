@@ -18,10 +18,11 @@ from simulator.fluid.tables import COLUMNS_PER_SEQUENCE, FAN_STEP_W, Mix, Server
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Chance = NDArray[np.float32]
 
 FAN_PERIOD_S: Final = 6.0
 FAN_TAU_S: Final = 45.0  # the heat sink's time constant, which fans follow
-BUSY_BATCH: Final = 0.25  # a mean batch below this is no batch: a server waits
+BUSY_BATCH: Final = 0.5
 NOTHING: Final = 1e-12
 
 
@@ -76,10 +77,13 @@ class FluidRows:
         self._prefill_w = tables.prefill_w.take(clock)
         self._column = clock * tables.columns
 
-    def step(self, requests: FloatArray, work_s: FloatArray, dt_s: float) -> FloatArray:
+    def step(
+        self, requests: FloatArray, work_s: FloatArray, chance: Chance, dt_s: float
+    ) -> FloatArray:
         """Run `dt_s`; returns the power of each place, W.
 
-        `requests` come, with `work_s` seconds of prefill at full clock together.
+        `requests` come, with `work_s` seconds of prefill at full clock together. Batches are whole
+        sequences: `chance`, even in [0, 1), decides whether a part of one begins or ends now.
         """
         tables, batch, speed = self._tables, self.batch, self._speed
         backlog, waiting = self.backlog_s, self.waiting
@@ -97,11 +101,12 @@ class FluidRows:
             done *= room
             moved *= room
         backlog -= done
+        moved = np.minimum(np.floor(moved + chance), waiting)
         waiting -= moved
         share = done / (speed * dt_s)
         place = self._column + (batch * COLUMNS_PER_SEQUENCE).astype(np.int64)
         token_s = tables.token_s.take(place) / (1.0 - np.minimum(share, self._share_max))
-        finished = batch * (dt_s / (token_s * self._generated))
+        finished = np.minimum(np.floor(batch * (dt_s / (token_s * self._generated)) + chance), batch)
         batch += moved
         batch -= finished
         gpu_w = tables.decode_w.take(place)

@@ -51,7 +51,6 @@ class RowTally:
         self._loose = np.zeros((0, rows))
         self.requests = np.zeros(groups)
         self.capped_s = np.zeros(groups)
-        self.backlog_s_max = np.zeros(groups)
 
     def add(self, row_w: FloatArray, brake: BoolArray) -> None:
         """One step: power of each row, and which rows brake after it."""
@@ -96,10 +95,12 @@ class RowTally:
         self._before = seen[-self._long :]
 
     def serve(
-        self, group: IntArray, finished: FloatArray, capped: BoolArray, backlog_s: FloatArray,
-        seconds: float,
-    ) -> None:  # fmt: skip
-        """What was finished and capped within `seconds`, and what waits; arrays of shape (n,)."""
+        self, group: IntArray, finished: FloatArray, capped: BoolArray, seconds: float
+    ) -> None:
+        """What was finished and capped within `seconds`; arrays of shape (n,)."""
         self.requests += np.bincount(group, finished, self._groups)
+        self.cap(group, capped, seconds)
+
+    def cap(self, group: IntArray, capped: BoolArray, seconds: float) -> None:
+        """Nodes that ran below their highest clock for `seconds`."""
         self.capped_s += np.bincount(group, capped, self._groups) * seconds
-        np.maximum.at(self.backlog_s_max, group, backlog_s)

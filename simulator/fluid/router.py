@@ -1,0 +1,71 @@
+"""Which server of a row gets a request: its own stream's, or the busiest that has a free place.
+
+A router that spreads requests wakes servers, one that packs them lets servers rest; real ones lie
+between. Rows hold different batches, so where packed requests go differs from row to row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.fluid.rows import Layout
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """The share of requests that are packed, and the batch up to which a server takes them."""
+
+    share: float
+    depth: int
+
+
+class Router:
+    """Spreads the requests of one step over the places of all rows."""
+
+    def __init__(self, layout: Layout, packing: Packing) -> None:
+        """Keep where each row's servers of each mix are."""
+        self._layout = layout
+        self._packing = packing
+        self._rows = int(layout.row.max()) + 1
+        self._servers = int(layout.server.max()) + 1
+        self._length = np.bincount(layout.row)
+        self._first = np.cumsum(self._length) - self._length
+        mix_of = np.zeros(self._servers, dtype=np.int64)
+        mix_of[layout.server] = layout.mix
+        self._of_mix = [mix_of == mix for mix in range(int(mix_of.max()) + 1)]
+        self._columns = [np.flatnonzero(mask) for mask in self._of_mix]
+        self._grid = layout.row * self._servers + layout.server
+        self._score = np.full(self._rows * self._servers, -2.0)
+
+    def split(self, amounts: FloatArray, packed: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Amounts per step and server as those of places, and what is to be packed.
+
+        Args:
+            amounts: shape (steps, servers).
+            packed: which of them are to be packed, same shape.
+
+        Returns:
+            Shape (steps, n) and (steps, mixes, rows).
+        """
+        own = np.where(packed, 0.0, amounts).take(self._layout.server, axis=1)
+        loose = np.where(packed, amounts, 0.0)
+        totals = np.stack(
+            [np.cumsum(loose * mask, axis=1)[:, self._length - 1] for mask in self._of_mix], axis=1
+        )
+        return own, totals
+
+    def chosen(self, held: FloatArray) -> list[IntArray]:
+        """For each mix the place in each row that packed requests go to; `held` is of shape (n,).
+
+        The fullest server that holds less than the depth, or any when all are full.
+        """
+        self._score[self._grid] = np.where(held < self._packing.depth, held, -1.0)
+        score = self._score.reshape(self._rows, self._servers)
+        return [self._first + columns[score[:, columns].argmax(axis=1)] for columns in self._columns]
