@@ -43,24 +43,36 @@ class Parts:
         self.safe_ceiling_mhz: IntArray = fleet.safe_ceiling_mhz[first]
         self.brake_ceiling_mhz: IntArray = fleet.brake_ceiling_mhz[first]
         self.low_priority: BoolArray = fleet.low_priority[first]
-        self._floors_mhz: dict[bool, list[IntArray]] = {}
+        self._floors_mhz: dict[tuple[float, float] | None, list[IntArray]] = {}
         self.count = len(self.clock_mhz_max)
         self.idle_w = self.total(fleet.idle_node_w)
         self.slope_max = self.total(fleet.gpu_factor)
 
-    def floors_mhz(self, *, by_priority: bool) -> list[IntArray]:
-        """How far down each stage asks each part, in order: see `allocation.Giving`."""
-        if by_priority not in self._floors_mhz:
-            floors = [self.brake_ceiling_mhz]
-            if by_priority:
-                low = self.low_priority
-                floors = [
-                    np.where(group, floor_mhz, NEVER_MHZ)
-                    for floor_mhz in (self.safe_ceiling_mhz, self.brake_ceiling_mhz)
-                    for group in (low, ~low)
-                ]
-            self._floors_mhz[by_priority] = floors
-        return self._floors_mhz[by_priority]
+    def floors_mhz(self, easy: tuple[float, float] | None) -> list[IntArray]:
+        """How far down each stage asks each part, in order: see `allocation.Giving`.
+
+        Args:
+            easy: shares of the highest clock down to which low and high priority give first of
+                all; None if everybody gives alike, down to the brake ceiling.
+        """
+        if easy not in self._floors_mhz:
+            self._floors_mhz[easy] = [self.brake_ceiling_mhz]
+            if easy is not None:
+                self._floors_mhz[easy] = self._floors_by_priority(easy)
+        return self._floors_mhz[easy]
+
+    def _floors_by_priority(self, easy: tuple[float, float]) -> list[IntArray]:
+        low = self.low_priority
+        easy_mhz = np.where(low, easy[0], easy[1]) * self.clock_mhz_max
+        easy_mhz = np.maximum(self.snap_mhz(easy_mhz), self.safe_ceiling_mhz)
+        floors_mhz = [self.safe_ceiling_mhz, self.brake_ceiling_mhz]
+        if min(easy) < 1.0:
+            floors_mhz.insert(0, easy_mhz)
+        return [
+            np.where(group, floor_mhz, NEVER_MHZ)
+            for floor_mhz in floors_mhz
+            for group in (low, ~low)
+        ]
 
     def snap_mhz(self, ceiling_mhz: FloatArray) -> IntArray:
         """Each part's ceiling moved down onto its clock grid."""

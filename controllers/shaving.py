@@ -57,7 +57,7 @@ class ShavingPolicy:
         release_w = situation.control.release_ratio * situation.capacity_w
         wanted_mhz = _raised_mhz(situation, parts, now_mhz, load_w < release_w)
         if wanted_mhz is not now_mhz or (situation.alive & (load_w > target_w)).any():
-            stages = self._stages(parts, situation.movable, target_w)
+            stages = self._stages(parts, situation, target_w)
             if wanted_mhz is not now_mhz:
                 stages = [*_rises(stages, now_mhz, release_w), *stages]
             found = allocate(parts.levels, parts.tree, demand, wanted_mhz, stages)
@@ -65,9 +65,11 @@ class ShavingPolicy:
         bound_by = self._held_by(situation, parts, ceiling_mhz, bound_by, load_w)
         return Proposal(parts.each(ceiling_mhz), parts.each(bound_by), brake)
 
-    def _stages(self, parts: Parts, movable: BoolArray, target_w: FloatArray) -> list[Giving]:
+    def _stages(self, parts: Parts, situation: Situation, target_w: FloatArray) -> list[Giving]:
         """Who gives how far, in order, to fit the target."""
-        floors = parts.floors_mhz(by_priority=self._by_priority)
+        control, movable = situation.control, situation.movable
+        easy = (control.easy_low_ratio, control.easy_high_ratio)
+        floors = parts.floors_mhz(easy if self._by_priority else None)
         if parts.are_nodes and not movable.all():
             floors = [np.where(movable, floor_mhz, NEVER_MHZ) for floor_mhz in floors]
         return [Giving(floor_mhz, target_w) for floor_mhz in floors]
@@ -165,6 +167,6 @@ def _rises(stages: list[Giving], now_mhz: IntArray, release_w: FloatArray) -> li
     """Stages that take back a rise, in the same order, where it would pass the release ratio."""
     kept = [np.maximum(stage.floor_mhz, now_mhz) for stage in stages]
     half = len(kept) // 2
-    if half and all((one == two).all() for one, two in zip(kept[:half], kept[half:], strict=True)):
+    if half == 2 and all((one == two).all() for one, two in zip(kept[:half], kept[half:], strict=True)):
         kept = kept[half:]  # nobody is below a safe ceiling: there is nothing to get back first
     return [Giving(floor_mhz, release_w) for floor_mhz in kept]
