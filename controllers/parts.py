@@ -63,11 +63,11 @@ class Parts:
 
     def _floors_by_priority(self, easy: tuple[float, float]) -> list[IntArray]:
         low = self.low_priority
-        easy_mhz = np.where(low, easy[0], easy[1]) * self.clock_mhz_max
-        easy_mhz = np.maximum(self.snap_mhz(easy_mhz), self.safe_ceiling_mhz)
+        easy_mhz: FloatArray = np.where(low, *easy) * self.clock_mhz_max
+        floor_mhz = np.maximum(self.snap_mhz(easy_mhz), self.safe_ceiling_mhz)
         floors_mhz = [self.safe_ceiling_mhz, self.brake_ceiling_mhz]
         if min(easy) < 1.0:
-            floors_mhz.insert(0, easy_mhz)
+            floors_mhz.insert(0, floor_mhz)
         return [
             np.where(group, floor_mhz, NEVER_MHZ)
             for floor_mhz in floors_mhz

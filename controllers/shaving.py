@@ -167,6 +167,7 @@ def _rises(stages: list[Giving], now_mhz: IntArray, release_w: FloatArray) -> li
     """Stages that take back a rise, in the same order, where it would pass the release ratio."""
     kept = [np.maximum(stage.floor_mhz, now_mhz) for stage in stages]
     half = len(kept) // 2
-    if half == 2 and all((one == two).all() for one, two in zip(kept[:half], kept[half:], strict=True)):
+    same = zip(kept[:half], kept[half:], strict=True)
+    if half == 2 and all((one == two).all() for one, two in same):
         kept = kept[half:]  # nobody is below a safe ceiling: there is nothing to get back first
     return [Giving(floor_mhz, release_w) for floor_mhz in kept]

@@ -17,7 +17,10 @@ from facility.topology import Problem
 from simulator.experiments.document import SweepScenario
 from simulator.experiments.results import Figure, MetricValue, UnitResult
 
-MODELS: Final[Mapping[str, str]] = {"request": "simulator.experiments.request_level"}
+MODELS: Final[Mapping[str, str]] = {
+    "fluid": "simulator.fluid.experiment",
+    "request": "simulator.experiments.request_level",
+}
 """Models by the name that a document gives: modules with a function `model()`."""
 
 Content = dict[str, Any]

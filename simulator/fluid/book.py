@@ -37,8 +37,8 @@ class Bins:
     @property
     def middles_s(self) -> FloatArray:
         """The middle of each bin, s."""
-        middles: FloatArray = self.smallest_s * self.ratio ** (np.arange(self.count) + 0.5)
-        return middles
+        steps = np.arange(self.count, dtype=np.float64) + 0.5
+        return np.asarray(self.smallest_s * np.power(self.ratio, steps), dtype=np.float64)
 
 
 TOKEN_BINS: Final = Bins(0.005, 1.002, 4_000)
@@ -155,4 +155,5 @@ def _points(values: FloatArray, counts: FloatArray) -> FloatArray:
     if reached[-1] <= 0.0:
         return np.zeros(1)
     wanted = (np.arange(WAIT_POINTS) + 0.5) / WAIT_POINTS * reached[-1]
-    return values[np.minimum(np.searchsorted(reached, wanted), len(values) - 1)]
+    points: FloatArray = values[np.minimum(np.searchsorted(reached, wanted), len(values) - 1)]
+    return points

@@ -68,4 +68,6 @@ class Router:
         """
         self._score[self._grid] = np.where(held < self._packing.depth, held, -1.0)
         score = self._score.reshape(self._rows, self._servers)
-        return [self._first + columns[score[:, columns].argmax(axis=1)] for columns in self._columns]
+        return [
+            self._first + columns[score[:, columns].argmax(axis=1)] for columns in self._columns
+        ]

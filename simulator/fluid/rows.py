@@ -106,7 +106,9 @@ class FluidRows:
         share = done / (speed * dt_s)
         place = self._column + (batch * COLUMNS_PER_SEQUENCE).astype(np.int64)
         token_s = tables.token_s.take(place) / (1.0 - np.minimum(share, self._share_max))
-        finished = np.minimum(np.floor(batch * (dt_s / (token_s * self._generated)) + chance), batch)
+        finished = np.minimum(
+            np.floor(batch * (dt_s / (token_s * self._generated)) + chance), batch
+        )
         batch += moved
         batch -= finished
         gpu_w = tables.decode_w.take(place)

@@ -82,9 +82,7 @@ class FluidRun:
             progress((begin + count) / steps)
         self.tally.close()
 
-    def _feed(
-        self, load: NodeLoad, work: Work, *, begin: int, steps: int, counted: bool
-    ) -> None:
+    def _feed(self, load: NodeLoad, work: Work, *, begin: int, steps: int, counted: bool) -> None:
         demand = load.demand(begin * self._tick_s, self._tick_s, steps)
         arrivals = demand.arrivals[:, : self._servers]
         seconds = arrivals * work.per_request_s[: self._servers]

@@ -49,8 +49,11 @@ class ServerModel:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What the requests of one priority look like: `context_tokens` is held by a sequence while it
-    decodes, `generated_tokens` its mean length, `prefill_intensity` as the engine's, by work."""
+    """What the requests of one priority look like to a server.
+
+    `context_tokens` is held by a sequence while it decodes, `generated_tokens` its mean length,
+    `prefill_intensity` as the engine's, averaged by work.
+    """
 
     context_tokens: float
     generated_tokens: float
@@ -76,10 +79,7 @@ class ServerTables:
             powers, times = self._decode(mix, batch)
             decode_w.append(powers)
             token_s.append(times)
-            power_w, clock = self._limited(
-                np.full(len(self.clocks_mhz), mix.prefill_intensity),
-                np.full(len(self.clocks_mhz), engine.prefill_bandwidth),
-            )
+            power_w, clock = self._limited(mix.prefill_intensity, engine.prefill_bandwidth)
             prefill_w.append(power_w)
             speed.append(engine.prefill_speed(clock / part.clock_mhz_max))
         self.decode_w = np.stack(decode_w).ravel()
@@ -97,14 +97,15 @@ class ServerTables:
             ]
         )
 
-    def _limited(
-        self, intensity: FloatArray, bandwidth: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
+    def _limited(self, intensity: float, bandwidth: float) -> tuple[FloatArray, FloatArray]:
         """Power and clock at each ceiling under one load, with the part's own limiter, settled."""
+        part = self.model.part
         free = np.array(
             [
-                float(self._power_w(place, intensity[place : place + 1], bandwidth[place : place + 1])[0])
-                for place in range(len(self.clocks_mhz))
+                part.power_w_at(
+                    clock, intensity=intensity, bandwidth=bandwidth, temperature_c=DIE_C
+                )
+                for clock in self.clocks_mhz.tolist()
             ]
         )
         fits = np.flatnonzero(free <= self.model.part.power_limit_w)
@@ -136,7 +137,9 @@ class ServerTables:
         """
         part, model = self.model.part, self.model
         gpu_w = np.arange(0.0, part.power_limit_w + 2.0 * FAN_STEP_W, FAN_STEP_W)
-        flow = NODE_AIRFLOW_M3_PER_S * model.chassis.gpu_count * part.power_limit_w / AIRFLOW_FOR_GPU_W
+        flow = (
+            NODE_AIRFLOW_M3_PER_S * model.chassis.gpu_count * part.power_limit_w / AIRFLOW_FOR_GPU_W
+        )
         ratio = np.full(len(gpu_w), 0.6)
         for _ in range(FAN_ROUNDS):
             front_w = gpu_w * ((model.chassis.gpu_count + 1) // 2)

@@ -29,7 +29,7 @@ class RowTally:
     def __init__(self, capacity_w: FloatArray, groups: int, *, dt_s: float) -> None:
         """Nothing counted."""
         rows = len(capacity_w)
-        self._capacity_w = capacity_w
+        self.capacity_w = capacity_w
         self._groups = groups
         self._dt_s = dt_s
         self._long = max(1, round(LONG_RISE_S / dt_s))
@@ -63,12 +63,12 @@ class RowTally:
         """Add up what has been noted."""
         if not self._noted:
             return
-        ratio = np.stack(self._noted) / self._capacity_w
+        ratio = np.stack(self._noted) / self.capacity_w
         brakes = np.stack(self._brakes)
         self._noted.clear()
         self._brakes.clear()
         self.seconds += len(ratio) * self._dt_s
-        self.energy_j += ratio.sum(axis=0) * self._capacity_w * self._dt_s
+        self.energy_j += ratio.sum(axis=0) * self.capacity_w * self._dt_s
         self.peak_ratio = np.maximum(self.peak_ratio, ratio.max(axis=0))
         self.over_s += (ratio > 1.0).sum(axis=0) * self._dt_s
         begun = brakes & ~np.concatenate([self._braked, brakes[:-1]])

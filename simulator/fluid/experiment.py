@@ -1,0 +1,418 @@
+"""The model `fluid`: rows of servers over weeks, all points of a sweep as rows of one run.
+
+A unit is one competitor with one seed. Beside every row that is limited runs one with the same
+servers and power enough for all of them: what the limit costs is told against that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from facility.config import ControlConfig
+from facility.topology import SiteError
+from simulator.chassis import SERVERS
+from simulator.engine import engine_named
+from simulator.experiments.document import At, Section, SweepScenario, Variant
+from simulator.experiments.model import Content, Model, Progress
+from simulator.experiments.results import (
+    Figure,
+    Line,
+    MetricValue,
+    Point,
+    Series,
+    UnitResult,
+)
+from simulator.fluid.actuation import Path
+from simulator.fluid.book import Lengths
+from simulator.fluid.loop import PolicyLoop
+from simulator.fluid.router import Packing
+from simulator.fluid.run import FluidRun, Work
+from simulator.fluid.site import RowPoint, layout_of, rows_site
+from simulator.fluid.tables import Mix, ServerModel, ServerTables
+from simulator.gpu import part_named
+from simulator.loads.envelope import Noise
+from simulator.loads.named import WorkloadName, workload_named
+from simulator.loads.nodes import NodeLoad
+from simulator.loads.workload import Workload
+from simulator.uncertain import ENGINE_FIGURES, engine_with
+
+DAY_S: Final = 86_400.0
+UNLIMITED: Final = 100.0
+"""A row with so many times the capacity is never limited."""
+LENGTHS: Final = 256
+"""Requests of each priority whose latency stands for all."""
+PRIORITIES: Final = ("high", "low")
+QUANTILES: Final = {"p50": 0.50, "p99": 0.99}
+
+Ratio = Annotated[float, Meta(ge=0.0, le=10.0)]
+Watts = Annotated[float, Meta(gt=0.0, le=1e6)]
+
+
+class RowSection(Section, frozen=True, kw_only=True):
+    """A row: servers at +0 %, what is provisioned for each of them, and where nobody is safe.
+
+    `busy_power_w` and `fixed_power_w` are of the board; the rest of a server is `SERVERS`'.
+    """
+
+    servers: Annotated[int, Meta(ge=2, le=1_000)] = 40
+    provisioned_w: Watts
+    part: str = "a100"
+    model: str = "bloom-176b"
+    safe_ceiling_mhz: Annotated[int, Meta(ge=100, le=5_000)]
+    fixed_power_w: Watts | None = None
+    busy_power_w: Watts | None = None
+
+
+class LoadSection(Section, frozen=True, kw_only=True):
+    """Requests: a workload, its peak per server, noise, and how the router packs them."""
+
+    workload: WorkloadName = "polca"
+    peak_requests_per_server_s: Annotated[float, Meta(gt=0.0, le=100.0)]
+    noise_ratio: Ratio | None = None
+    noise_slow_s: Annotated[float, Meta(ge=10.0, le=86_400.0)] | None = None
+    week_noise_ratio: Ratio | None = None
+    packed_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    packed_batch: Annotated[int, Meta(ge=1, le=256)] = 1
+
+
+class PathSection(Section, frozen=True, kw_only=True):
+    """How long a clock command and the power brake take, s."""
+
+    clock_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
+    brake_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
+
+
+class FluidVariant(Variant, frozen=True, kw_only=True):
+    """A competitor, and the path by which its commands reach the servers."""
+
+    path: PathSection = PathSection()
+
+
+class FluidAxes(Section, frozen=True, kw_only=True):
+    """What is swept: servers added, and how much more power hungry their work is."""
+
+    added_ratio: Annotated[tuple[Ratio, ...], Meta(min_length=1, max_length=64)] = (0.0,)
+    power_factor: Annotated[
+        tuple[Annotated[float, Meta(ge=0.5, le=2.0)], ...], Meta(min_length=1, max_length=8)
+    ] = (1.0,)
+
+
+class FluidSweep(SweepScenario, frozen=True, kw_only=True):
+    """A sweep at the fluid level. `uncertain` moves figures within their bands."""
+
+    duration_days: Annotated[float, Meta(gt=0.0, le=366.0)]
+    tick_s: Annotated[float, Meta(ge=0.5, le=10.0)] = 2.0
+    row: RowSection
+    load: LoadSection
+    control: dict[str, object] = msgspec.field(default_factory=dict)
+    uncertain: dict[str, float] = msgspec.field(default_factory=dict)
+    decode_loss_ratio: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
+    sweep: FluidAxes = FluidAxes()
+    policies: Annotated[Mapping[str, FluidVariant], Meta(min_length=1, max_length=64)]
+
+
+class FluidLevel:
+    """Runs points of a `FluidSweep`."""
+
+    document = FluidSweep
+
+    def units(
+        self, scenario: FluidSweep, policies: Sequence[str], seeds: Sequence[int]
+    ) -> list[Content]:
+        """A unit for each competitor and seed. Raises ValueError for what cannot be run."""
+        contents = []
+        for name in policies:
+            variant = scenario.policies[name]
+            _Bench(scenario, variant, seed=seeds[0])
+            contents += [
+                {
+                    "label": f"{name} seed {seed}",
+                    "cost": 0.5 if variant.policy == "none" else 1.0,
+                    "name": name,
+                    "seed": seed,
+                    "variant": msgspec.to_builtins(variant),
+                    "scenario": _deciding(scenario),
+                }
+                for seed in seeds
+            ]
+        return contents
+
+    def run(self, content: Content, progress: Progress) -> UnitResult:
+        """Run all points of one competitor with one seed."""
+        scenario = msgspec.convert(content["scenario"], FluidSweep)
+        variant = msgspec.convert(content["variant"], FluidVariant)
+        bench = _Bench(scenario, variant, seed=content["seed"])
+        duration_s = scenario.duration_days * DAY_S
+        bench.run.run(bench.load, bench.work, duration_s=duration_s, progress=progress)
+        points = tuple(
+            Point(policy=content["name"], seed=content["seed"], at=at, metrics=bench.metrics(row))
+            for row, at in enumerate(bench.at)
+        )
+        return UnitResult(
+            sim_seconds=duration_s * len(points),
+            points=points,
+            figures=tuple(bench.figures(content["name"], content["seed"], scenario.headline)),
+        )
+
+    def metrics(
+        self, scenario: FluidSweep, results: Sequence[UnitResult]
+    ) -> dict[str, dict[str, MetricValue]]:
+        """How many servers each competitor can add, in every seed, within POLCA's limits."""
+        found: dict[str, dict[str, MetricValue]] = {}
+        for name in scenario.policies:
+            points = [one for unit in results for one in unit.points if one.policy == name]
+            if points:
+                found[name] = {
+                    f"added_ratio_max_at_power_{factor:g}": _added_max(points, factor)
+                    for factor in scenario.sweep.power_factor
+                }
+        return found
+
+    def figures(self, _scenario: FluidSweep, _results: Sequence[UnitResult]) -> Sequence[Figure]:
+        """Nothing beyond the units' own figures and the document's curves."""
+        return ()
+
+    def notes(self, scenario: FluidSweep) -> Sequence[str]:
+        """What was simulated, and against what impacts are told."""
+        return (
+            f"Fluid level: {scenario.duration_days:g} days in steps of {scenario.tick_s:g} s, the"
+            " live policies in the loop. A power reading is the mean of a step.",
+            "Latency impact and throughput are told against a row with the same servers and the"
+            " same requests that has power enough for all of them.",
+        )
+
+
+def model() -> Model[FluidSweep]:
+    """The model of this module."""
+    return FluidLevel()
+
+
+def _deciding(scenario: FluidSweep) -> dict[str, Any]:
+    """What decides a unit's result: not what is checked or shown."""
+    plain = msgspec.structs.replace(scenario, checks=(), curves=(), metrics=(), description="")
+    built: dict[str, Any] = msgspec.to_builtins(plain)
+    built["policies"] = {"only": {"policy": "none"}}
+    return built
+
+
+class _Bench:
+    """One competitor's run, ready to go, and its figures afterwards."""
+
+    def __init__(self, scenario: FluidSweep, variant: FluidVariant, *, seed: int) -> None:
+        row, axes = scenario.row, scenario.sweep
+        model = _server(scenario)
+        servers = [round(row.servers * (1.0 + added)) for added in axes.added_ratio]
+        self.at: list[At] = [
+            {"added_ratio": added, "power_factor": factor}
+            for factor in axes.power_factor
+            for added in axes.added_ratio
+        ]
+        limited = [RowPoint(count, factor) for factor in axes.power_factor for count in servers]
+        free = [RowPoint(count, 1.0, UNLIMITED) for count in servers]
+        points = [*limited, *free]
+        self._free_of = [len(limited) + place % len(servers) for place in range(len(limited))]
+        workload = _workload(scenario.load)
+        priorities = workload.node_priorities(max(servers))
+        self._mixes = tuple(dict.fromkeys(priorities))
+        self._lengths, mixes, self.work = _requests(workload, priorities, model)
+        capacity_w = row.servers * row.provisioned_w
+        control = _control(scenario, variant)
+        try:
+            site = rows_site(
+                points,
+                priorities,
+                model,
+                capacity_w=capacity_w,
+                safe_ceiling_mhz=row.safe_ceiling_mhz,
+                control=control,
+            )
+        except SiteError as error:
+            raise ValueError(str(error)) from error
+        path = Path(variant.path.clock_s, variant.path.brake_s)
+        self.run = FluidRun(
+            PolicyLoop(site, path, tick_s=scenario.tick_s),
+            layout_of(points, priorities),
+            ServerTables(model, mixes),
+            mixes,
+            packing=Packing(scenario.load.packed_ratio, scenario.load.packed_batch),
+            tick_s=scenario.tick_s,
+            seed=seed,
+        )
+        peak = workload.envelope.peak_per_s
+        scale = scenario.load.peak_requests_per_server_s / peak
+        self.load = NodeLoad(workload, priorities=priorities, scale=scale, seed=seed)
+        self._servers = [point.servers for point in points]
+        self._quantiles: dict[int, dict[str, float]] = {}
+
+    def metrics(self, row: int) -> dict[str, float | None]:
+        """Everything that was measured at one point."""
+        tally, free = self.run.tally, self._free_of[row]
+        found: dict[str, float | None] = {
+            "row_power_ratio_max": float(tally.peak_ratio[row]),
+            "row_power_ratio_mean": float(
+                tally.energy_j[row] / tally.seconds / tally.capacity_w[row]
+            ),
+            "rise_ratio_max_2s": float(tally.rise_ratio[row]),
+            "rise_ratio_max_40s": float(tally.long_rise_ratio[row]),
+            "brakes": float(tally.brakes[row]),
+            "brake_s": float(tally.brake_s[row]),
+            "over_capacity_s": float(tally.over_s[row]),
+            "energy_j": float(tally.energy_j[row]),
+        }
+        ours, theirs = self._latencies(row), self._latencies(free)
+        for name in PRIORITIES:
+            group, other = self._group(row, name), self._group(free, name)
+            servers = self._servers[row] * self._mixes.count(name) or 1
+            found[f"capped_s_{name}"] = float(tally.capped_s[group])
+            found[f"throughput_ratio_{name}"] = float(
+                tally.requests[group] / max(tally.requests[other], 1.0)
+            )
+            found[f"capped_share_{name}"] = float(
+                tally.capped_s[group] / tally.seconds / max(servers / len(self._mixes), 1.0)
+            )
+            for quantile in QUANTILES:
+                key = f"{quantile}_{name}"
+                found[f"latency_{quantile}_s_{name}"] = ours[key]
+                found[f"latency_{quantile}_impact_ratio_{name}"] = ours[key] / theirs[key] - 1.0
+        return found
+
+    def _group(self, row: int, priority: str) -> int:
+        return row * len(self._mixes) + self._mixes.index(priority)
+
+    def _latencies(self, row: int) -> dict[str, float]:
+        if row not in self._quantiles:
+            found: dict[str, float] = {}
+            for name in self._mixes:
+                values = self.run.book.request_quantiles_s(
+                    self._group(row, name), self._lengths[name], tuple(QUANTILES.values())
+                )
+                found |= {
+                    f"{quantile}_{name}": value
+                    for quantile, value in zip(QUANTILES, values, strict=True)
+                }
+            self._quantiles[row] = found
+        return self._quantiles[row]
+
+    def figures(self, name: str, seed: int, headline: At) -> list[Figure]:
+        """The worst day at the headline point, by minutes; and how far every row was up."""
+        rows = [row for row, at in enumerate(self.at) if headline.items() <= at.items()]
+        if not rows or not self.run.tally.minute_ratio:
+            return []
+        minutes = np.array(self.run.tally.minute_ratio)[:, rows[0]]
+        day = int(DAY_S / 60.0)
+        first = int(minutes.argmax()) // day * day
+        worst = minutes[first : first + day]
+        return [
+            Series(
+                title=f"The day of the highest power at {_said(self.at[rows[0]])}",
+                x_label="hour of the day",
+                y_label="highest power of a minute / capacity",
+                limits={"capacity": 1.0},
+                lines=(
+                    Line(
+                        label=f"{name} seed {seed}",
+                        x=tuple((np.arange(len(worst)) / 60.0).tolist()),
+                        y=tuple(worst.round(4).tolist()),
+                    ),
+                ),
+            )
+        ]
+
+
+def _said(at: At) -> str:
+    return f"+{at['added_ratio']:.0%} servers, power x {at['power_factor']:g}"
+
+
+def _server(scenario: FluidSweep) -> ServerModel:
+    row = scenario.row
+    part = part_named(row.part)
+    chassis = SERVERS[row.part]
+    if row.fixed_power_w is not None:
+        chassis = replace(chassis, fixed_power_w=row.fixed_power_w)
+    if row.busy_power_w is not None:
+        chassis = replace(chassis, busy_power_w=row.busy_power_w)
+    unknown = set(scenario.uncertain) - set(ENGINE_FIGURES)
+    if unknown:
+        raise ValueError(
+            f"uncertain: {', '.join(unknown)}: allowed are {', '.join(ENGINE_FIGURES)}"
+        )
+    engine = engine_with(engine_named(row.model, row.part, chassis.gpu_count), scenario.uncertain)
+    return ServerModel(chassis, part, replace(engine, decode_loss_ratio=scenario.decode_loss_ratio))
+
+
+def _workload(load: LoadSection) -> Workload:
+    workload = workload_named(load.workload)
+    noise = Noise(
+        workload.noise.ratio if load.noise_ratio is None else load.noise_ratio,
+        workload.noise.slow_s if load.noise_slow_s is None else load.noise_slow_s,
+        workload.noise.week_ratio if load.week_noise_ratio is None else load.week_noise_ratio,
+    )
+    if set(workload.priorities) != set(PRIORITIES):
+        raise ValueError(f"load.workload: {load.workload} says nothing about priorities high, low")
+    return replace(workload, noise=noise)
+
+
+def _requests(
+    workload: Workload, priorities: Sequence[str], model: ServerModel
+) -> tuple[dict[str, Lengths], tuple[Mix, ...], Work]:
+    """What requests of each priority are to a server, and their work as a line over tokens."""
+    engine = model.engine
+    flop_per_s = model.chassis.gpu_count * model.part.peak_flop_per_s
+    lengths, mixes, lines = {}, [], {}
+    for name in dict.fromkeys(priorities):
+        table = workload.lengths(name)
+        prompt = table.prompt_tokens.astype(np.float64)
+        generated = table.generated_tokens.astype(np.float64)
+        work_s = engine.prefill_s(prompt, flop_per_s)
+        slope, offset = np.polyfit(prompt, work_s, 1)
+        lines[name] = (float(offset), float(slope))
+        every = max(1, len(prompt) // LENGTHS)
+        lengths[name] = Lengths(work_s[::every], generated[::every])
+        # A long answer is held longer: contexts are weighted by it, and grow half of it on average.
+        held = (prompt * generated).mean() / generated.mean()
+        held += np.square(generated).mean() / generated.mean() / 2.0
+        intensity = (work_s * engine.prefill_load(prompt)).sum() / work_s.sum()
+        mixes.append(Mix(float(held), float(generated.mean()), float(intensity)))
+    work = Work(*(np.array([lines[name][place] for name in priorities]) for place in (0, 1)))
+    return lengths, tuple(mixes), work
+
+
+def _control(scenario: FluidSweep, variant: FluidVariant) -> ControlConfig:
+    values = {**scenario.control, **variant.control}
+    values |= {"policy": variant.policy, "cycle_s": scenario.tick_s}
+    try:
+        return msgspec.convert(values, ControlConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"control: {error}") from error
+
+
+LIMITS: Final = {
+    "brakes": 0.0,
+    "latency_p50_impact_ratio_high": 0.01,
+    "latency_p99_impact_ratio_high": 0.05,
+    "latency_p50_impact_ratio_low": 0.05,
+    "latency_p99_impact_ratio_low": 0.50,
+}
+"""POLCA's own limits (papers 1.4)."""
+
+
+def _added_max(points: Sequence[Point], factor: float) -> float | None:
+    """The most servers that can be added such that no smaller number fails either."""
+    best: float | None = None
+    ours = [one for one in points if one.at["power_factor"] == factor]
+    for added in sorted({one.at["added_ratio"] for one in ours}):
+        here = [one.metrics for one in ours if one.at["added_ratio"] == added]
+        values = [metrics[name] for metrics in here for name in LIMITS]
+        within = all(
+            (metrics[name] or 0.0) <= limit for metrics in here for name, limit in LIMITS.items()
+        )
+        if not within or any(value is None for value in values):
+            break
+        best = added
+    return best
