@@ -68,8 +68,7 @@ class ShavingPolicy:
     def _stages(self, parts: Parts, situation: Situation, target_w: FloatArray) -> list[Giving]:
         """Who gives how far, in order, to fit the target."""
         control, movable = situation.control, situation.movable
-        easy = (control.easy_low_ratio, control.easy_high_ratio)
-        floors = parts.floors_mhz(easy if self._by_priority else None)
+        floors = parts.floors_mhz(control.easy_ratios if self._by_priority else None)
         if parts.are_nodes and not movable.all():
             floors = [np.where(movable, floor_mhz, NEVER_MHZ) for floor_mhz in floors]
         return [Giving(floor_mhz, target_w) for floor_mhz in floors]

@@ -160,13 +160,9 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     range each second. A brake is released to the safe ceiling once power is below `release_ratio`.
     A clock follows a decision after `actuation_s`, part of the reaction `horizon_s`. The forecast
     covers `forecast_quantile` of futures; `spike_ratio` is the fastest rise (POLCA: 9 % in 2 s).
-
-    What clocks cannot solve is taken from requests, in steps (`controllers.escalation`): the next
-    `escalation_settle_s` after the one before, each undone after `escalation_calm_s` with room,
-    and at most `automatic_steps_per_minute_max` endpoints a minute; 0 forbids them all.
-
-    Low priority gives first, down to its safe ceiling. With `easy_low_ratio` or `easy_high_ratio`
-    below 1, both first give what costs little: down to that share of the highest clock.
+    Low priority gives first, to its safe ceiling; before that low and high give what costs little,
+    down to `easy_ratios` of their highest clocks. What clocks cannot solve is taken from requests,
+    in steps (`controllers.escalation`), each undone after `escalation_calm_s` with room.
 
     `ledger` holds every lease against the trip curves; off is for comparing policies in the twin.
     `ignored_locks_max` is how many nodes below any domain may run unlocked without anybody's
@@ -185,8 +181,7 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     target_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.97
     release_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.92
     raise_ratio_per_s: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.02
-    easy_low_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    easy_high_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    easy_ratios: tuple[Ratio, Ratio] = (1.0, 1.0)
     forecast_quantile: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.99
     spike_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.09
     missing_ratio_max: Ratio = 0.2

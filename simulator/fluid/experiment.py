@@ -6,19 +6,18 @@ servers and power enough for all of them: what the limit costs is told against t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from facility.config import ControlConfig
 from facility.topology import SiteError
 from simulator.chassis import SERVERS
 from simulator.engine import engine_named
-from simulator.experiments.document import At, Section, SweepScenario, Variant
+from simulator.experiments.document import At
 from simulator.experiments.model import Content, Model, Progress
 from simulator.experiments.results import (
     Figure,
@@ -30,6 +29,7 @@ from simulator.experiments.results import (
 )
 from simulator.fluid.actuation import Path
 from simulator.fluid.book import Lengths
+from simulator.fluid.document import FluidSweep, FluidVariant, LoadSection
 from simulator.fluid.loop import PolicyLoop
 from simulator.fluid.router import Packing
 from simulator.fluid.run import FluidRun, Work
@@ -37,7 +37,7 @@ from simulator.fluid.site import RowPoint, layout_of, rows_site
 from simulator.fluid.tables import Mix, ServerModel, ServerTables
 from simulator.gpu import part_named
 from simulator.loads.envelope import Noise
-from simulator.loads.named import WorkloadName, workload_named
+from simulator.loads.named import workload_named
 from simulator.loads.nodes import NodeLoad
 from simulator.loads.workload import Workload
 from simulator.uncertain import ENGINE_FIGURES, engine_with
@@ -49,72 +49,6 @@ LENGTHS: Final = 256
 """Requests of each priority whose latency stands for all."""
 PRIORITIES: Final = ("high", "low")
 QUANTILES: Final = {"p50": 0.50, "p99": 0.99}
-
-Ratio = Annotated[float, Meta(ge=0.0, le=10.0)]
-Watts = Annotated[float, Meta(gt=0.0, le=1e6)]
-
-
-class RowSection(Section, frozen=True, kw_only=True):
-    """A row: servers at +0 %, what is provisioned for each of them, and where nobody is safe.
-
-    `busy_power_w` and `fixed_power_w` are of the board; the rest of a server is `SERVERS`'.
-    """
-
-    servers: Annotated[int, Meta(ge=2, le=1_000)] = 40
-    provisioned_w: Watts
-    part: str = "a100"
-    model: str = "bloom-176b"
-    safe_ceiling_mhz: Annotated[int, Meta(ge=100, le=5_000)]
-    fixed_power_w: Watts | None = None
-    busy_power_w: Watts | None = None
-
-
-class LoadSection(Section, frozen=True, kw_only=True):
-    """Requests: a workload, its peak per server, noise, and how the router packs them."""
-
-    workload: WorkloadName = "polca"
-    peak_requests_per_server_s: Annotated[float, Meta(gt=0.0, le=100.0)]
-    noise_ratio: Ratio | None = None
-    noise_slow_s: Annotated[float, Meta(ge=10.0, le=86_400.0)] | None = None
-    week_noise_ratio: Ratio | None = None
-    packed_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    packed_batch: Annotated[int, Meta(ge=1, le=256)] = 1
-
-
-class PathSection(Section, frozen=True, kw_only=True):
-    """How long a clock command and the power brake take, s."""
-
-    clock_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
-    brake_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
-
-
-class FluidVariant(Variant, frozen=True, kw_only=True):
-    """A competitor, and the path by which its commands reach the servers."""
-
-    path: PathSection = PathSection()
-
-
-class FluidAxes(Section, frozen=True, kw_only=True):
-    """What is swept: servers added, and how much more power hungry their work is."""
-
-    added_ratio: Annotated[tuple[Ratio, ...], Meta(min_length=1, max_length=64)] = (0.0,)
-    power_factor: Annotated[
-        tuple[Annotated[float, Meta(ge=0.5, le=2.0)], ...], Meta(min_length=1, max_length=8)
-    ] = (1.0,)
-
-
-class FluidSweep(SweepScenario, frozen=True, kw_only=True):
-    """A sweep at the fluid level. `uncertain` moves figures within their bands."""
-
-    duration_days: Annotated[float, Meta(gt=0.0, le=366.0)]
-    tick_s: Annotated[float, Meta(ge=0.5, le=10.0)] = 2.0
-    row: RowSection
-    load: LoadSection
-    control: dict[str, object] = msgspec.field(default_factory=dict)
-    uncertain: dict[str, float] = msgspec.field(default_factory=dict)
-    decode_loss_ratio: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
-    sweep: FluidAxes = FluidAxes()
-    policies: Annotated[Mapping[str, FluidVariant], Meta(min_length=1, max_length=64)]
 
 
 class FluidLevel:
@@ -394,6 +328,7 @@ def _control(scenario: FluidSweep, variant: FluidVariant) -> ControlConfig:
 
 LIMITS: Final = {
     "brakes": 0.0,
+    "over_capacity_s": 0.0,
     "latency_p50_impact_ratio_high": 0.01,
     "latency_p99_impact_ratio_high": 0.05,
     "latency_p50_impact_ratio_low": 0.05,

@@ -48,6 +48,7 @@ class PolicyLoop:
         self.capacity_w = self.fleet.capacity_w(nothing)
         count, rows = len(site.nodes), len(site.domains)
         self.row = self._shares.argmax(axis=0)
+        self._starts = np.searchsorted(self.row, np.arange(len(site.domains)))
         self._ceiling_mhz = self.fleet.clock_mhz_max.astype(np.int64)
         self._slow = path.clock_s > 0.0
         brake_mhz = self.fleet.brake_ceiling_mhz.astype(np.int64)
@@ -69,7 +70,11 @@ class PolicyLoop:
         """One decision at `now_s` on what nodes and rows drew; returns which rows brake."""
         if not self._decides:
             return self._no_row
-        rise_w = self._forecaster.forecast(row_w).rise_w if self._forecasts else self._no_rise
+        rise_w, from_history = self._no_rise, self._no_row
+        if self._forecasts:
+            free_w = np.add.reduceat(self.fleet.free_w(power_w, self.in_force_mhz), self._starts)
+            forecast = self._forecaster.forecast(row_w, free_w=free_w, now_s=now_s, wall_s=now_s)
+            rise_w, from_history = forecast.rise_w, forecast.from_history
         situation = Situation(
             now_s=now_s,
             fleet=self.fleet,
@@ -80,6 +85,7 @@ class PolicyLoop:
             over_table=self._ones,
             power_w=power_w,
             rise_w=rise_w,
+            from_history=from_history,
             ceiling_mhz=self._ceiling_mhz,
             measured_mhz=self.in_force_mhz,
             movable=self._all,

@@ -16,6 +16,7 @@ from simulator.fluid.router import Packing, Router
 from simulator.fluid.rows import FluidRows, Layout
 from simulator.fluid.tables import Mix, ServerTables
 from simulator.fluid.tally import RowTally
+from simulator.loads.envelope import generator
 from simulator.loads.nodes import BLOCK_STEPS, NodeLoad
 
 FloatArray = NDArray[np.float64]
@@ -64,7 +65,7 @@ class FluidRun:
         self.tally = RowTally(loop.capacity_w, groups, dt_s=tick_s)
         self._now_s = 0.0
         self._steps = 0
-        self._chance = np.random.SeedSequence((seed, CHANCE_KEY))
+        self._seed = seed
         self._server = layout.server
         self._servers = int(layout.server.max()) + 1
         self._sums = np.zeros((3, len(layout.row)))
@@ -88,8 +89,7 @@ class FluidRun:
         seconds = arrivals * work.per_request_s[: self._servers]
         seconds += demand.prompt_tokens[:, : self._servers] * work.per_token_s[: self._servers]
         server = self._server
-        own = np.random.SeedSequence(self._chance.entropy, spawn_key=(begin // BLOCK_STEPS,))
-        rng = np.random.Generator(np.random.SFC64(own))
+        rng = generator(self._seed, CHANCE_KEY, begin // BLOCK_STEPS)
         # The same chance for the same server in every row.
         chance = rng.random((steps, self._servers), np.float32)
         packed = rng.random((steps, self._servers), np.float32) < self._packing.share
