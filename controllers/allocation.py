@@ -9,6 +9,7 @@ of their own. Pure arithmetic: it knows no modes, no ramps and no leases.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,10 +127,12 @@ class _Problem:
     def once(self, wanted_mhz: IntArray) -> tuple[IntArray, IntArray]:
         """Lower what does not fit, layer by layer; who was lowered for which domain."""
         bound_by = np.full(len(wanted_mhz), NOBODY)
+        several = len(self._tree.layers) > 1
         for layer in self._tree.layers:
             sums = _Sums(self._levels, self._demand, layer, self._bases_w[:, layer.columns])
             limits_w = self._limits_w[:, layer.columns]
-            if sums.fit(sums.loads(wanted_mhz), limits_w[0]).all():
+            # Of many layers most have nothing to give; of a single one that is known before.
+            if several and sums.fit(sums.loads(wanted_mhz), limits_w[0]).all():
                 continue
             lowered_mhz = self._lowered(sums, limits_w, wanted_mhz)
             given = np.flatnonzero(lowered_mhz < wanted_mhz)
@@ -160,7 +163,29 @@ class _Problem:
         high_mhz = np.where(search[layer.place], steps_mhz[stage_of, parts], low_mhz)
         bounded = worst_w < expected_w
         by_worst = (search & (bounded[stage, columns] | bounded[stage + 1, columns])).any()
-        return self._highest(sums, limit_w, low_mhz, high_mhz, by_worst=bool(by_worst))
+        movers = np.flatnonzero(high_mhz > low_mhz)
+        if self._levels.above_idle_w_by_level is None or by_worst or sums.any_shared(movers):
+            return self._highest(sums, limit_w, low_mhz, high_mhz, by_worst=bool(by_worst))
+        return self._alone(sums, limit_w, low_mhz, high_mhz, movers)
+
+    def _alone(
+        self,
+        sums: _Sums,
+        limit_w: FloatArray,
+        low_mhz: IntArray,
+        high_mhz: IntArray,
+        movers: IntArray,
+    ) -> IntArray:
+        """The same as `_highest` where only one part of each domain moves: no search is needed."""
+        levels = self._levels
+        assert levels.above_idle_w_by_level is not None
+        above_w = levels.above_idle_w(low_mhz)
+        most_w = above_w[movers] + sums.room_for(movers, above_w, limit_w)
+        level = np.searchsorted(levels.above_idle_w_by_level, most_w, side="right") - 1
+        found_mhz = low_mhz.copy()
+        clocks_mhz = levels.mhz[0].take(np.maximum(level, 0))
+        found_mhz[movers] = np.maximum(np.minimum(clocks_mhz, high_mhz[movers]), low_mhz[movers])
+        return found_mhz
 
     def _highest(
         self,
@@ -240,12 +265,31 @@ class _Sums:
         expected_w: FloatArray = self._scale * (self._base_w + moved_w)
         return expected_w
 
+    def any_shared(self, parts: IntArray) -> bool:
+        """Whether two of `parts` are below the same domain."""
+        return bool(np.bincount(self.layer.place[parts]).max(initial=0) > 1)
+
+    def room_for(
+        self, parts: IntArray, above_idle_w: FloatArray, limit_w: FloatArray
+    ) -> FloatArray:
+        """How much more one GPU of each of `parts` may draw until its domain is at its limit, W.
+
+        Args:
+            parts: no two below the same domain.
+            above_idle_w: what one GPU of each part draws now.
+            limit_w: per domain.
+        """
+        left_w = (limit_w - self.expected_w(above_idle_w)) / self._scale
+        room_w: FloatArray = left_w[self.layer.place[parts]] / np.maximum(self._slope[parts], 1e-9)
+        return room_w
+
     def fit(self, loads: tuple[FloatArray, FloatArray], limit_w: FloatArray) -> BoolArray:
         """Which domains keep a limit: by what is expected, or whatever happens."""
         expected_w, worst_w = loads
         return (expected_w <= limit_w) | (worst_w <= limit_w)
 
 
+@functools.cache
 def _probes(levels: int, nodes: int) -> int:
     """How many levels to try at once: no more than find the one in the same number of rounds."""
     most = max(PROBES_MIN, PROBED_AT_ONCE // nodes)

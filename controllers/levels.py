@@ -44,6 +44,10 @@ class Levels:
         """How often a range of all levels must be halved until one is left."""
         table_w = np.maximum(fleet.gpu_power_w_by_mhz - fleet.idle_w_by_gpu[:, np.newaxis], 0.0)
         self._above_idle_w = table_w.ravel()
+        self.above_idle_w_by_level: FloatArray | None = None
+        """With one kind of node: what one of its GPUs may draw above idle at each level."""
+        if len(kinds) == 1:
+            self.above_idle_w_by_level = table_w[0, self.mhz[0]]
         self._row = fleet.gpu_rank * table_w.shape[1] if len(table_w) > 1 else None
 
     def above_idle_w(self, ceiling_mhz: IntArray) -> FloatArray:

@@ -43,7 +43,9 @@ def domain_sentence(
     if not situation.alive[domain]:
         return f"lost: carries nothing{why}"
     level = _levels(situation, ceiling_mhz, below if mode is Mode.BRAKE else bound)
-    facts = f"forecast {kilowatts(forecast_w)} of {kilowatts(capacity_w)}"
+    backed = np.broadcast_to(situation.from_history, situation.alive.shape)[domain]
+    forecast = "forecast" if backed else "forecast (short history)"
+    facts = f"{forecast} {kilowatts(forecast_w)} of {kilowatts(capacity_w)}"
     if mode is Mode.BRAKE:
         return f"braking {level}: {kilowatts(power_w)} of {kilowatts(capacity_w)}{why}"
     if bound.any():

@@ -84,6 +84,12 @@ class Parts:
             return values
         return np.asarray(np.bincount(self._group, values, self.count), dtype=np.float64)
 
+    def any(self, flags: BoolArray) -> BoolArray:
+        """Which parts have a node that is flagged."""
+        if self._group is None:
+            return flags
+        return self.total(flags.astype(np.float64)) > 0.0
+
     def common(self, values: IntArray) -> IntArray | None:
         """A node's value for each part; None if the nodes of any part differ in it."""
         if self._group is None:
@@ -96,14 +102,15 @@ class Parts:
         return values if self._group is None else values[self._group]
 
 
-def alike(fleet: Fleet, tree: Tree) -> IntArray:
-    """A number per node, the same for nodes of one kind and priority in one place of the tree."""
-    keys = np.vstack(
-        [
-            *tree.places(),
-            fleet.kind,
-            fleet.low_priority,
-        ]
-    )
+def alike(fleet: Fleet, tree: Tree, *, by_priority: bool) -> IntArray:
+    """A number per node, the same for nodes of one kind in one place of the tree.
+
+    Args:
+        fleet: whose nodes.
+        tree: who hangs on whom.
+        by_priority: whether nodes of different priority are decided about differently.
+    """
+    priority = fleet.low_priority if by_priority else np.zeros(len(fleet.nodes))
+    keys = np.vstack([*tree.places(), fleet.kind, priority])
     numbers: IntArray = np.unique(keys, axis=1, return_inverse=True)[1].ravel()
     return numbers

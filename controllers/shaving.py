@@ -24,7 +24,7 @@ GROUPS_RATIO_MAX: Final = 0.5
 """Fewer groups than this share of the nodes are worth the way from nodes to groups and back."""
 
 MODE_BAND: Final = 0.05
-"""How far below its release ratio a domain must fall before it stops holding nodes."""
+"""How far below its release, as a share, a domain must fall before it stops holding nodes."""
 
 
 class ShavingPolicy:
@@ -43,27 +43,45 @@ class ShavingPolicy:
         self._holding = np.zeros(domain_count, dtype=np.bool_)
         self._latch = BrakeLatch(domain_count, engage_s=BRAKE_AFTER_CYCLES * cycle_s)
         self._crowd: Crowd | None = None
+        self._lowered_s: FloatArray | None = None
 
     def propose(self, situation: Situation) -> Proposal:
         """Lower what is over its target, raise what is under its release."""
         brake = self._latch.step(situation)
         if self._crowd is None or not self._crowd.is_of(situation):
-            self._crowd = Crowd(situation.fleet, situation.tree)
+            self._crowd = Crowd(situation.fleet, situation.tree, by_priority=self._by_priority)
         parts, now_mhz = self._crowd.parts(situation)
         demand = demand_of(situation, parts)
         load_w = load_of(parts.levels, parts.tree, demand, now_mhz)
         ceiling_mhz, bound_by = now_mhz, np.full(parts.count, NOBODY)
-        target_w = situation.control.target_ratio * situation.capacity_w
-        release_w = situation.control.release_ratio * situation.capacity_w
-        wanted_mhz = _raised_mhz(situation, parts, now_mhz, load_w < release_w)
+        target_w, release_w = _limits_w(situation)
+        waits = self._waits(situation, parts)
+        wanted_mhz = _raised_mhz(situation, parts, now_mhz, load_w < release_w, waits)
         if wanted_mhz is not now_mhz or (situation.alive & (load_w > target_w)).any():
             stages = self._stages(parts, situation, target_w)
             if wanted_mhz is not now_mhz:
                 stages = [*_rises(stages, now_mhz, release_w), *stages]
             found = allocate(parts.levels, parts.tree, demand, wanted_mhz, stages)
             ceiling_mhz, bound_by = found.ceiling_mhz, found.bound_by
-        bound_by = self._held_by(situation, parts, ceiling_mhz, bound_by, load_w)
-        return Proposal(parts.each(ceiling_mhz), parts.each(bound_by), brake)
+        bound_by = self._held_by(situation, parts, ceiling_mhz, bound_by, load_w / release_w)
+        proposal = Proposal(parts.each(ceiling_mhz), parts.each(bound_by), brake)
+        if self._lowered_s is not None:
+            lowered = proposal.ceiling_mhz < situation.ceiling_mhz
+            self._lowered_s[lowered] = situation.now_s
+        return proposal
+
+    def _waits(self, situation: Situation, parts: Parts) -> BoolArray | None:
+        """Who must not rise yet, because a command to slow down may still be on its way there.
+
+        None where commands arrive within the cycle. Down is never waited for.
+        """
+        control = situation.control
+        if control.actuation_s <= control.cycle_s:
+            return None
+        if self._lowered_s is None:
+            self._lowered_s = np.full(len(situation.power_w), -np.inf)
+        waits = situation.now_s - self._lowered_s <= control.actuation_s + 1e-6
+        return parts.any(waits)
 
     def _stages(self, parts: Parts, situation: Situation, target_w: FloatArray) -> list[Giving]:
         """Who gives how far, in order, to fit the target."""
@@ -79,7 +97,7 @@ class ShavingPolicy:
         parts: Parts,
         ceiling_mhz: IntArray,
         bound_by: IntArray,
-        load_w: FloatArray,
+        release_share: FloatArray,
     ) -> IntArray:
         """Who is still below the highest clock stays with the domain that holds it there.
 
@@ -89,11 +107,10 @@ class ShavingPolicy:
         if parts.are_nodes:
             short &= situation.movable
         if short.any():
-            ratio = load_w / np.maximum(situation.capacity_w, 1.0)
-            highest, tightest = parts.tree.largest_above(ratio, otherwise=-1.0)
+            highest, tightest = parts.tree.largest_above(release_share, otherwise=-1.0)
             holding = np.append(self._holding, np.False_)[tightest]
-            release = situation.control.release_ratio - np.where(holding, MODE_BAND, 0.0)
-            bound_by = np.where(short & (highest >= release), tightest, bound_by)
+            enough = 1.0 - np.where(holding, MODE_BAND, 0.0)
+            bound_by = np.where(short & (highest >= enough), tightest, bound_by)
         self._holding = np.zeros(len(situation.capacity_w), dtype=np.bool_)
         self._holding[bound_by[bound_by >= 0]] = True
         return bound_by
@@ -102,10 +119,10 @@ class ShavingPolicy:
 class Crowd:
     """The nodes of one tree as parts: groups of nodes while nothing tells their nodes apart."""
 
-    def __init__(self, fleet: Fleet, tree: Tree) -> None:
+    def __init__(self, fleet: Fleet, tree: Tree, *, by_priority: bool) -> None:
         self._fleet, self._tree = fleet, tree
         levels = Levels(fleet)
-        group = alike(fleet, tree)
+        group = alike(fleet, tree, by_priority=by_priority)
         self._nodes = self._groups = Parts(fleet, tree, levels)
         if int(group.max(initial=0)) + 1 <= GROUPS_RATIO_MAX * len(group):
             self._groups = Parts(fleet, tree, levels, group)
@@ -146,7 +163,27 @@ def demand_of(situation: Situation, parts: Parts) -> Demand:
     return Demand(parts.total(expected_w), parts.total(slope), worst_w, worst_slope, 1.0 + rise)
 
 
-def _raised_mhz(situation: Situation, parts: Parts, now_mhz: IntArray, room: BoolArray) -> IntArray:
+def _limits_w(situation: Situation) -> tuple[FloatArray, FloatArray]:
+    """What each domain's forecast is kept under, and what it must fall below for clocks to rise.
+
+    Where a domain's own history backs the quantile, the quantile is the margin, and what is left
+    is for meters and models; where it does not, the margin is wider.
+    """
+    control = situation.control
+    ratio = np.where(situation.from_history, control.history_target_ratio, control.target_ratio)
+    band = control.target_ratio - control.release_ratio
+    # A lost domain keeps nothing, but is still divided by.
+    capacity_w = np.maximum(situation.capacity_w, 1e-9)
+    return ratio * capacity_w, (ratio - band) * capacity_w
+
+
+def _raised_mhz(
+    situation: Situation,
+    parts: Parts,
+    now_mhz: IntArray,
+    room: BoolArray,
+    waits: BoolArray | None,
+) -> IntArray:
     """Ceilings with whatever may rise one step of the ramp higher; `now_mhz` if nothing may."""
     rises = now_mhz < parts.clock_mhz_max
     if situation.hold or not rises.any():
@@ -154,6 +191,8 @@ def _raised_mhz(situation: Situation, parts: Parts, now_mhz: IntArray, room: Boo
     rises &= ~parts.tree.any_above(~room)
     if parts.are_nodes:
         rises &= situation.movable
+    if waits is not None:
+        rises &= ~waits
     if not rises.any():
         return now_mhz
     control = situation.control

@@ -291,6 +291,18 @@ class _Compiler:
                 ("control", "release_ratio"),
                 f"must be below target_ratio, {control.target_ratio:g}, or modes flap",
             )
+        if control.history_target_ratio <= control.target_ratio - control.release_ratio:
+            self.problem(
+                ("control", "history_target_ratio"),
+                "must be above the distance from release_ratio to target_ratio,"
+                f" {control.target_ratio - control.release_ratio:g}, or clocks never rise again",
+            )
+        if control.policy in ("uniform", "ampacity") and control.horizon_s < control.actuation_s:
+            self.problem(
+                ("control", "horizon_s"),
+                f"{control.horizon_s:g} s must be at least actuation_s, {control.actuation_s:g} s:"
+                " power must not pass its limit before a command has arrived",
+            )
 
     def _site(self, models: Mapping[str, NodeModel], curves: Mapping[str, TripCurve]) -> Site:
         ancestors = {node.name: self._ancestors(node) for node in self.config.nodes}

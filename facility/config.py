@@ -155,9 +155,9 @@ class ReactionConfig(_Section, frozen=True, kw_only=True):
 class ControlConfig(_Section, frozen=True, kw_only=True):
     """How the site is controlled. The lease proof depends on these, so they belong to the site.
 
-    Power is kept under `target_ratio` of capacity; shaving begins when the forecast passes it and
-    ends below `release_ratio`, and a ceiling rises by at most `raise_ratio_per_s` of the clock
-    range each second. A brake is released to the safe ceiling once power is below `release_ratio`.
+    The forecast is kept under `target_ratio` of capacity, or under `history_target_ratio` where it
+    rests on a domain's own history; clocks rise again as far below as `release_ratio` is below
+    `target_ratio`, and by at most `raise_ratio_per_s` of the clock range each second.
     A clock follows a decision after `actuation_s`, part of the reaction `horizon_s`. The forecast
     covers `forecast_quantile` of futures; `spike_ratio` is the fastest rise (POLCA: 9 % in 2 s).
     Low priority gives first, to its safe ceiling; before that low and high give what costs little,
@@ -165,8 +165,7 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     in steps (`controllers.escalation`), each undone after `escalation_calm_s` with room.
 
     `ledger` holds every lease against the trip curves; off is for comparing policies in the twin.
-    `ignored_locks_max` is how many nodes below any domain may run unlocked without anybody's
-    notice: safe ceilings and leases leave room for so many.
+    Safe ceilings and leases leave room for `ignored_locks_max` nodes that run unlocked unnoticed.
     """
 
     policy: PolicyName = "ampacity"
@@ -179,6 +178,7 @@ class ControlConfig(_Section, frozen=True, kw_only=True):
     horizon_s: PeriodS = 3.0
     actuation_s: PeriodS = 0.4
     target_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.97
+    history_target_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.98
     release_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.92
     raise_ratio_per_s: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.02
     easy_ratios: tuple[Ratio, Ratio] = (1.0, 1.0)

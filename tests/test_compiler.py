@@ -289,6 +289,9 @@ def test_a_contingency_must_be_heard_by_every_node_that_it_concerns() -> None:
         ({"telemetry_s": 1.5, "stale_s": 3.0}, {"telemetry_s": 1.6, "stale_s": 4.0}, "lease_s"),
         ({"stale_s": 2.0}, {"stale_s": 1.9}, "stale_s"),
         ({"release_ratio": 0.96}, {"release_ratio": 0.97}, "release_ratio"),
+        ({"history_target_ratio": 0.06}, {"history_target_ratio": 0.04}, "history_target_ratio"),
+        ({"actuation_s": 3.0}, {"actuation_s": 3.1}, "horizon_s"),
+        ({"actuation_s": 40.0, "horizon_s": 42.0}, {"actuation_s": 40.0}, "horizon_s"),
     ],
 )
 def test_timings_that_would_be_unsafe_are_refused(

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controllers.fleet import BoolArray
+from controllers.fleet import BoolArray, FloatArray
 from controllers.holding import held
 from controllers.policies import make_policy
 from controllers.policy import Proposal, Situation
 from controllers.shaving import Crowd, ShavingPolicy, demand_of
 from facility.config import PolicyName
-from tests.sweeps import Course, rows_site
+from tests.series import noise
+from tests.sweeps import Course, drive, rows_site
 
 SHAVING: tuple[PolicyName, ...] = ("uniform", "ampacity")
 
@@ -25,7 +26,7 @@ class NodesOnly(ShavingPolicy):
 
     def propose(self, situation: Situation) -> Proposal:
         if self._crowd is None:
-            crowd = Crowd(situation.fleet, situation.tree)
+            crowd = Crowd(situation.fleet, situation.tree, by_priority=self._by_priority)
             crowd._groups = crowd._nodes
             self._crowd = crowd
         return super().propose(situation)
@@ -56,7 +57,7 @@ def test_groups_decide_exactly_what_their_nodes_would(policy: PolicyName, seed: 
 def test_sixty_alike_nodes_of_two_priorities_are_two_parts_until_one_is_different() -> None:
     site = rows_site(2, 60, "ampacity")
     situation = Course(site, seed=1, steps=2).situation(0)
-    crowd = Crowd(situation.fleet, situation.tree)
+    crowd = Crowd(situation.fleet, situation.tree, by_priority=True)
     assert crowd.parts(situation)[0].count == 4
     one_stuck: BoolArray = np.arange(120) != 7
     other = dataclasses.replace(situation, movable=one_stuck)
@@ -68,7 +69,7 @@ def test_sixty_alike_nodes_of_two_priorities_are_two_parts_until_one_is_differen
 def test_what_parts_draw_is_what_their_nodes_draw() -> None:
     site = rows_site(2, 20, "ampacity")
     situation = Course(site, seed=2, steps=2).situation(1)
-    crowd = Crowd(situation.fleet, situation.tree)
+    crowd = Crowd(situation.fleet, situation.tree, by_priority=True)
     parts, ceiling_mhz = crowd.parts(situation)
     demand = demand_of(situation, parts)
     above_w = parts.levels.above_idle_w(ceiling_mhz)
@@ -108,3 +109,88 @@ def test_a_rise_stops_at_the_release_ratio_and_high_priority_takes_what_there_is
     step_mhz = 0.04 * situation.fleet.clock_mhz_max
     assert (found.ceiling_mhz - situation.ceiling_mhz < step_mhz).all()
     assert (found.bound_by == 0).all()
+
+
+def busy_day(rows: int, nodes: int, steps: int, *, seed: int = 1) -> FloatArray:
+    """From a quiet night over a peak that needs shaving to a quiet night; noise of 3 %."""
+    rng = np.random.default_rng(seed)
+    day = 0.45 + 0.40 * np.sin(np.pi * np.arange(steps) / steps)[:, np.newaxis] ** 2
+    row = day * (1.0 + 0.03 * noise(rng, steps)[:, :rows])
+    load = np.repeat(row, nodes, axis=1) + rng.normal(0.0, 0.05, (steps, rows * nodes))
+    return np.asarray(np.clip(load, 0.0, 1.0))
+
+
+IN_BAND = {"horizon_s": 4.0, "actuation_s": 0.4}
+OUT_OF_BAND = {"horizon_s": 42.0, "actuation_s": 40.0}
+
+
+@pytest.mark.parametrize(("delay_steps", "timing"), [(0, IN_BAND), (20, OUT_OF_BAND)])
+@pytest.mark.parametrize("quantile", [0.99, 0.999])
+def test_power_passes_what_it_is_kept_under_no_more_often_than_the_quantile_allows(
+    quantile: float, delay_steps: int, timing: dict[str, float]
+) -> None:
+    site = rows_site(
+        2, 20, "ampacity", oversold_ratio=1.45, forecast_quantile=quantile,
+        history_target_ratio=1.0, **timing,
+    )  # fmt: skip
+    found = drive(site, busy_day(2, 20, 6_000), delay_steps=delay_steps)
+    assert found.low_mhz.min() < 0.8 * site.nodes["row-00-n000"].model.gpu.clock_mhz_max
+    assert float((found.ratio > 1.0).mean()) <= 1.0 - quantile
+    assert found.ratio.max() > 0.93  # and nothing is kept back for no reason
+    assert found.brakes == 0
+
+
+def test_history_is_worth_clocks() -> None:
+    """The spike of a whole row is the margin of those who know nothing else."""
+    load = busy_day(2, 20, 3_000)
+    site = rows_site(2, 20, "ampacity", oversold_ratio=1.45, **IN_BAND)
+    backed, assumed = (drive(site, load, delay_steps=0, history=known) for known in (True, False))
+    assert backed.high_mhz.mean() > 1.03 * assumed.high_mhz.mean()
+    assert backed.low_mhz.mean() > 1.03 * assumed.low_mhz.mean()
+    assert backed.ratio.max() <= 1.0
+    assert backed.brakes == assumed.brakes == 0
+
+
+def test_clocks_do_not_chatter() -> None:
+    """Noise turns a node's clock round a few times in an hour, not each cycle."""
+    site = rows_site(2, 20, "ampacity", oversold_ratio=1.45, **IN_BAND)
+    found = drive(site, busy_day(2, 20, 3_000), delay_steps=0)
+    assert 0 < found.turns / 40.0 / (3_000 * 2.0 / 3_600.0) <= 30.0
+
+
+@pytest.mark.parametrize(("actuation_s", "waits_s"), [(0.4, 0.0), (40.0, 40.0)])
+def test_nobody_rises_while_a_command_to_slow_down_is_on_its_way(
+    actuation_s: float, waits_s: float
+) -> None:
+    site = rows_site(1, 10, "ampacity", actuation_s=actuation_s, horizon_s=42.0)
+    policy = make_policy("ampacity", domain_count=1, cycle_s=2.0)
+    start = Course(site, seed=1, steps=1).situation(0)
+    load_w = start.domain_power_w + start.rise_w
+    tight = dataclasses.replace(start, capacity_w=load_w, rated_w=load_w)
+    slow_mhz = policy.propose(tight).ceiling_mhz
+    assert (slow_mhz < start.ceiling_mhz)[start.fleet.low_priority].all()
+    risen = []
+    for at_s in range(2, 60, 2):
+        roomy = dataclasses.replace(
+            start, now_s=float(at_s), ceiling_mhz=slow_mhz, capacity_w=2.0 * load_w,
+            rated_w=2.0 * load_w,
+        )  # fmt: skip
+        low = policy.propose(roomy).ceiling_mhz[start.fleet.low_priority]
+        if (low > slow_mhz[start.fleet.low_priority]).any():
+            risen.append(at_s)
+    assert risen[0] == waits_s + 2.0
+    assert risen == list(range(risen[0], 60, 2))
+
+
+@pytest.mark.parametrize(("ratio", "lowers"), [(0.975, False), (0.985, True)])
+def test_where_history_backs_the_forecast_its_own_target_counts(ratio: float, lowers: bool) -> None:
+    site = rows_site(2, 10, "ampacity")
+    situation = Course(site, seed=1, steps=1).situation(0)
+    capacity_w = (situation.domain_power_w + situation.rise_w) / ratio
+    situation = dataclasses.replace(
+        situation, capacity_w=capacity_w, rated_w=capacity_w, from_history=np.array([True, False])
+    )
+    found = make_policy("ampacity", domain_count=2, cycle_s=2.0).propose(situation)
+    low = situation.fleet.low_priority & (found.ceiling_mhz < situation.ceiling_mhz)
+    assert bool(low[:10].any()) is lowers
+    assert low[10:].any()
