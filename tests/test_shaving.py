@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -194,3 +195,26 @@ def test_where_history_backs_the_forecast_its_own_target_counts(ratio: float, lo
     low = situation.fleet.low_priority & (found.ceiling_mhz < situation.ceiling_mhz)
     assert bool(low[:10].any()) is lowers
     assert low[10:].any()
+
+
+@pytest.mark.parametrize(
+    ("capacity_ratio", "low_mhz", "high_mhz"),
+    [(0.99, (1545, 1979), (1980, 1980)), (0.94, (1006, 1544), (1830, 1830)),
+     (0.85, (1005, 1005), (1006, 1829))],
+)  # fmt: skip
+def test_what_costs_little_is_given_by_both_before_low_priority_gives_more(
+    capacity_ratio: float, low_mhz: tuple[int, int], high_mhz: tuple[int, int]
+) -> None:
+    """Of 1980 MHz, 0.787 is 1545 on the clock grid, and 0.926 is 1830."""
+    site = rows_site(1, 10, "ampacity")
+    control = msgspec.structs.replace(site.control, easy_ratios=(0.787, 0.926))
+    course = Course(site, seed=1, steps=1)
+    course.ceiling_mhz = course.fleet.clock_mhz_max
+    situation = dataclasses.replace(course.situation(0), control=control)
+    load_w = situation.domain_power_w + situation.rise_w
+    capacity_w = capacity_ratio * load_w / control.target_ratio
+    situation = dataclasses.replace(situation, capacity_w=capacity_w, rated_w=load_w)
+    found = make_policy("ampacity", domain_count=1, cycle_s=2.0).propose(situation).ceiling_mhz
+    low = situation.fleet.low_priority
+    assert low_mhz[0] <= found[low].min() <= found[low].max() <= low_mhz[1]
+    assert high_mhz[0] <= found[~low].min() <= found[~low].max() <= high_mhz[1]
