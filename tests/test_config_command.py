@@ -241,7 +241,8 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
     if value == {} or isinstance(value, msgspec.Struct):
         return "{}"
     if isinstance(value, tuple):
-        return f"[{', '.join(value)}]"
+        items = (f"{item:g}" if isinstance(item, float) else item for item in value)
+        return f"[{', '.join(items)}]"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.12g}" if isinstance(value, float) else str(value)

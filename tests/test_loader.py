@@ -118,8 +118,8 @@ def test_every_problem_of_a_file_is_reported_at_once_in_the_order_of_its_lines()
             "cycles_s",
             "control.cycles_s: unknown key; allowed are policy, shadow, cycle_s, telemetry_s,"
             " lease_s, stale_s, clock_skew_s, horizon_s, actuation_s, target_ratio,"
-            " history_target_ratio, release_ratio, raise_ratio_per_s, forecast_quantile,"
-            " spike_ratio, missing_ratio_max,"
+            " history_target_ratio, release_ratio, raise_ratio_per_s, easy_ratios,"
+            " forecast_quantile, spike_ratio, missing_ratio_max,"
             " automatic_steps_per_minute_max, escalation_settle_s, escalation_calm_s,"
             " escalation_batch_ratio, ledger, ignored_locks_max, reaction;"
             " did you mean 'cycle_s'?",
