@@ -72,6 +72,7 @@ class ControlCycle:
         )
         self._nodes_power = NodesPower(self._fleet)
         self._zones = ZoneBudgets(site)
+        self._zone_places = [(name, self._fleet.domain_index[name]) for name in self._zones.names]
         self._router = Router(site)
         self._prearmed = Prearmed(self._fleet)
         self._ceiling_mhz = self._fleet.safe_ceiling_mhz.astype(np.int64)
@@ -257,7 +258,7 @@ class ControlCycle:
         capacity_w = self._fleet.capacity_w(snapshot.active)
         ratio = {
             name: float(heat_w[place] / capacity_w[place]) if capacity_w[place] > 0.0 else 1.0
-            for name, place in self._fleet.domain_index.items()
+            for name, place in self._zone_places
         }
         elapsed_s = self.site.control.cycle_s
         if self._last_s is not None:
@@ -267,10 +268,11 @@ class ControlCycle:
     def _usable_w(self, active: frozenset[str]) -> FloatArray:
         """What contingencies, heat and operators' caps leave of each capacity, W."""
         usable_w = self._fleet.capacity_w(active).copy()
-        for name, place in self._fleet.domain_index.items():
-            if self.site.domains[name].is_zone:
-                usable_w[place] *= self._zones.ratio(name)
-            usable_w[place] = min(usable_w[place], self.orders.caps_w.get(name, np.inf))
+        for zone, place in self._zone_places:
+            usable_w[place] *= self._zones.ratio(zone)
+        for name, cap_w in self.orders.caps_w.items():
+            place = self._fleet.domain_index[name]
+            usable_w[place] = min(usable_w[place], cap_w)
         return usable_w
 
     def _situation(
@@ -284,7 +286,7 @@ class ControlCycle:
     ) -> Situation:
         shares = self._fleet.shares(snapshot.active)
         measured_mhz = self._ceiling_mhz.copy()
-        for place in np.flatnonzero(movable):
+        for place in np.flatnonzero(movable).tolist():
             measured_mhz[place] = reported_ceiling_mhz(views[place]) or measured_mhz[place]
         tree = self._fleet.tree(shares)
         forecast = self._forecaster.forecast(
@@ -357,7 +359,7 @@ class ControlCycle:
         if self._silent:
             return ()
         leases: list[Lease] = []
-        for place in np.flatnonzero(movable):
+        for place in np.flatnonzero(movable).tolist():
             name = self._fleet.nodes[place]
             view = snapshot.nodes[name]
             assert view.telemetry is not None

@@ -7,15 +7,14 @@ the highest that fits. What cannot fit ends with every stage at its floor.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from controllers.fleet import BoolArray, Fleet, IntArray
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """Nodes that give together, and the lowest ceiling that this stage may ask of each, MHz."""
 
     nodes: BoolArray
@@ -73,7 +72,8 @@ def _highest_level(
     limit_w: float,
 ) -> IntArray:
     """Bisect on the clock between `lowest_mhz`, which fits, and `wanted_mhz`, which does not."""
-    low, high = int(lowest_mhz.min()), int(wanted_mhz.max())
+    comes_down = lowest_mhz < wanted_mhz
+    low, high = int(lowest_mhz[comes_down].min()), int(wanted_mhz[comes_down].max()) - 1
     while low < high:
         middle = (low + high + 1) // 2
         if load_w(np.maximum(np.minimum(wanted_mhz, middle), lowest_mhz)) <= limit_w:

@@ -44,6 +44,8 @@ class Fleet:
         rank = {name: place for place, name in enumerate(gpus)}
         self.gpu_rank = np.array([rank[model.gpu.name] for model in models])
         self.gpu_power_w_by_mhz = np.stack([_power_by_mhz(gpu) for gpu in gpus.values()])
+        self._every_power_w = self.gpu_power_w_by_mhz.ravel()
+        self._power_place = self.gpu_rank * (_CLOCK_MHZ_MAX + 1)
         self.idle_w_by_gpu = np.array([gpu.idle_power_w for gpu in gpus.values()])
         self.idle_node_w = self.overhead_w + self.gpu_factor * self.idle_w
         """What each node draws with idle GPUs, W."""
@@ -64,8 +66,8 @@ class Fleet:
         """The most that one GPU of each of `nodes` can draw under its ceiling, W."""
         # Not np.clip: on integers it looks up their limits each time.
         place = np.minimum(np.maximum(ceiling_mhz, 0), _CLOCK_MHZ_MAX)
-        result: FloatArray = self.gpu_power_w_by_mhz[self.gpu_rank[nodes], place]
-        return result
+        power_w: FloatArray = self._every_power_w.take(self._power_place[nodes] + place)
+        return power_w
 
     def worst_case_w(self, ceiling_mhz: IntArray, nodes: Places = EVERY) -> FloatArray:
         """The most that each of `nodes` can draw with all its GPUs under its ceiling, W."""

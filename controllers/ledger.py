@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from controllers.fitting import Stage, lowered_to_fit
 from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
@@ -24,8 +25,7 @@ GRANTS_PER_NODE_MAX: Final = 10_000
 """One per clock of the grid at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Grant:
+class _Grant(Struct, frozen=True):
     """One lease on its way or in force: it ends at `expires_at_s` at the latest."""
 
     ceiling_mhz: int
@@ -110,14 +110,14 @@ class Ledger:
 
     def granted_mhz(self, now_s: float) -> IntArray:
         """Per node the highest ceiling that this controller's leases allow at `now_s`, MHz."""
-        highest = self._fleet.safe_ceiling_mhz.astype(np.int64).copy()
+        highest: list[int] = self._fleet.safe_ceiling_mhz.tolist()
         for place, grants in enumerate(self._grants):
             while grants and grants[0].expires_at_s <= now_s:
                 grants.popleft()
             for grant in grants:
                 if grant.expires_at_s > now_s and grant.ceiling_mhz > highest[place]:
                     highest[place] = grant.ceiling_mhz
-        return highest
+        return np.array(highest, dtype=np.int64)
 
     def exposure_w(self, now_s: float, unlocked: BoolArray) -> FloatArray:
         """Per node the most that it can draw at `now_s`, W.

@@ -38,18 +38,17 @@ def domain_sentence(
     capacity_w = float(situation.capacity_w[domain])
     power_w = float(situation.domain_power_w[domain])
     forecast_w = float(situation.forecast_w[domain])
-    below = situation.shares[domain] > 0.0
     why = f" ({'; '.join(causes)})" if causes else ""
     if not situation.alive[domain]:
         return f"lost: carries nothing{why}"
-    level = _levels(situation, ceiling_mhz, below if mode is Mode.BRAKE else bound)
     backed = np.broadcast_to(situation.from_history, situation.alive.shape)[domain]
     forecast = "forecast" if backed else "forecast (short history)"
     facts = f"{forecast} {kilowatts(forecast_w)} of {kilowatts(capacity_w)}"
     if mode is Mode.BRAKE:
+        level = _levels(situation, ceiling_mhz, situation.shares[domain] > 0.0)
         return f"braking {level}: {kilowatts(power_w)} of {kilowatts(capacity_w)}{why}"
     if bound.any():
-        return f"slowed {level}: {facts}{why}"
+        return f"slowed {_levels(situation, ceiling_mhz, bound)}: {facts}{why}"
     held = f"slowed for {', '.join(held_by)}" if held_by else "nothing held back"
     return f"{kilowatts(power_w)} now, {facts}: {held}{why}"
 

@@ -7,10 +7,10 @@ in need; so is one that has taken from high priority all that is above the safe 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 
 from controllers.fleet import BoolArray, IntArray
 from controllers.policy import Situation
@@ -21,8 +21,7 @@ ROOM_SHARE: Final = 0.25
 given back that could cost it again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """One domain now.
 
     `pressed`: it is shaving, in emergency or braking, or over its capacity all the same. `over`:

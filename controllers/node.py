@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from controllers.node_events import EventLog
 from controllers.node_hands import CeilingWrite, NodeInputs
@@ -29,8 +30,7 @@ from facility.config import AgentConfig
 from facility.wire import Applied, Emergency, Event, Lease, NodeInfo, NodeTelemetry
 
 
-@dataclass(frozen=True, slots=True)
-class NodeOutputs:
+class NodeOutputs(Struct, frozen=True):
     """What one step asks the shell to do: write, persist and publish; None is nothing new."""
 
     writes: tuple[CeilingWrite, ...] = ()
@@ -275,14 +275,16 @@ class NodeBrain:
     def _caps_mhz(self, now_s: float) -> tuple[list[int], str, bool]:
         """Ceilings over all GPUs, the contingency that binds, and whether the brake is pulled."""
         brake_mhz, last = self.config.brake_ceiling_mhz, self.book.last
+        pulled = self.view.brake.is_pulled(now_s)
         active = {*self.contingencies.active, *self.local.active}
+        if not active:
+            return [brake_mhz] * pulled, "", pulled
         table_mhz = last.contingency_ceilings_mhz if last else {}
         # What the lease in force was decided under is in its ceilings already.
         lease = self.book.lease if now_s < self.book.expires_s else None
         unforeseen = active - set(lease.active) if lease else active
         contingency = contingency_ceiling_mhz(unforeseen, table_mhz, brake_mhz)
         named = contingency or contingency_ceiling_mhz(active, table_mhz, brake_mhz)
-        pulled = self.view.brake.is_pulled(now_s)
         caps_mhz = [contingency[0]] if contingency else []
         return caps_mhz + [brake_mhz] * pulled, named[1] if named else "", pulled
 
@@ -307,8 +309,7 @@ class NodeBrain:
 
     def _ramp_mhz(self, now_s: float, caps_mhz: list[int]) -> int | None:
         """What caps hold down now, or held down not long ago; None for nothing."""
-        clocks_mhz = [max(one.clocks_mhz, default=0) for one in self.view.identities]
-        top_mhz = max([self.config.safe_ceiling_mhz, *clocks_mhz])
+        top_mhz = max(self.config.safe_ceiling_mhz, self.view.clock_mhz_max)
         rise_mhz = self.config.ramp_ratio_per_s * top_mhz
         return self.ramp.limit_mhz(
             now_s, min(caps_mhz, default=None), rise_mhz=rise_mhz, top_mhz=top_mhz

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+from msgspec import Struct, field
 
 from controllers.node_local import LocalTrigger
 from controllers.node_mail import OperatorEmergency, Refusal
@@ -28,8 +29,7 @@ from facility.wire import Emergency, GpuApplied, GpuIdentity, Lease
 NO_SENSORS: Final = NodeSensors()
 
 
-@dataclass(frozen=True, slots=True)
-class GpuSample:
+class GpuSample(Struct, frozen=True):
     """What was read of one GPU at `at_s`, on the monotonic clock; None was not due.
 
     `seen` is what the readings say about the last ceiling, None where nobody compares.
@@ -43,16 +43,14 @@ class GpuSample:
     seen: GpuApplied | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CeilingWrite:
+class CeilingWrite(Struct, frozen=True):
     """A ceiling to ask one GPU for; 0 lifts the lock."""
 
     uuid: str
     ceiling_mhz: int
 
 
-@dataclass(frozen=True, slots=True)
-class WriteResult:
+class WriteResult(Struct, frozen=True):
     """What became of a write. Results of one GPU come in the order of its writes."""
 
     uuid: str
@@ -60,8 +58,7 @@ class WriteResult:
     applied: GpuApplied
 
 
-@dataclass(frozen=True, slots=True)
-class HandsReport:
+class HandsReport(Struct, frozen=True):
     """What the hands know since the last report.
 
     `generation` counts openings of the driver, 0 for never: with a new one every lock is void.
@@ -132,8 +129,7 @@ BLIND_FAILURES: Final = 3
 """Failures in a row that make a GPU blind; its readings grow stale from the first one on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """Which classes of readings are due; the fast one always is."""
 
     medium: bool
@@ -203,8 +199,7 @@ class Sight:
             self.blind = {**self.blind, uuid: cause}
 
 
-@dataclass(frozen=True, slots=True)
-class NodeInputs:
+class NodeInputs(Struct, frozen=True):
     """Everything that one step of the brain may know."""
 
     hands: HandsReport

@@ -46,8 +46,7 @@ class OperatorEmergency:
     emergency: Emergency
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(Struct, frozen=True):
     """What one step of the brain is given, and what was thrown away on the way."""
 
     leases: tuple[Lease, ...] = ()

@@ -6,9 +6,10 @@ an offline run. It decides nothing itself.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Final
+
+import msgspec
 
 from controllers.node import NodeBrain, NodeOutputs
 from controllers.node_hands import Hands, HandsReport, NodeInputs
@@ -56,6 +57,6 @@ def take_turn(
         results = hands.write(outputs[-1].writes) if outputs[-1].writes else ()
         if not results:
             break
-        known = dataclasses.replace(report, samples=(), results=results)
+        known = msgspec.structs.replace(report, samples=(), results=results)
         outputs.append(brain.step(now_s, wall_s, NodeInputs(known)))
     return tuple(outputs)

@@ -42,6 +42,8 @@ class NodeView:
         self.brake = BrakeLatch()
         self.refused: Counter[str] = Counter()
         self._events = events
+        self.clock_mhz_max = 0
+        """The highest clock of any GPU of this session; 0 when none is known."""
 
     @property
     def identities(self) -> tuple[GpuIdentity, ...]:
@@ -107,12 +109,17 @@ class NodeView:
                 self.gpus[identity.uuid] = Gpu(identity)
             else:
                 known.lock = GpuLock()
+        self._see_clocks()
         if report.generation > 1:
             self._events.say(
                 "driver-open",
                 f"the GPU driver is open again with {len(report.identities)} GPUs",
                 now_s,
             )
+
+    def _see_clocks(self) -> None:
+        clocks_mhz = [max(one.clocks_mhz, default=0) for one in self.identities]
+        self.clock_mhz_max = max(clocks_mhz, default=0)
 
     def _see_presence(self, report: HandsReport, now_s: float) -> None:
         present = {identity.uuid: identity for identity in report.identities}
@@ -137,6 +144,7 @@ class NodeView:
                     "gpu-back", f"the GPU answers again after: {gpu.blind}", now_s, subject=uuid
                 )
             gpu.blind = cause
+        self._see_clocks()
 
     def _see_sample(
         self, sample: GpuSample, now_s: float, cold_target_mhz: Callable[[str, float], int]

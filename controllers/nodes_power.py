@@ -43,7 +43,7 @@ class NodesPower:
         """
         power_w = self._fleet.worst_case_w(highest_mhz)
         fresh = np.array([not view.missing for view in views])
-        for place in np.flatnonzero(fresh):
+        for place in np.flatnonzero(fresh).tolist():
             frame = views[place].telemetry
             assert frame is not None
             power_w[place] = self._estimators[place].estimate_w(
@@ -61,10 +61,12 @@ class NodesPower:
         same = (reported_mhz == self._steady_mhz) & (reported_mhz > 0)
         self._steady_cycles = np.where(same, self._steady_cycles + 1, 0)
         self._steady_mhz = reported_mhz
-        seen = power_w / self._fleet.worst_case_w(np.maximum(reported_mhz, 1))
-        learnt = np.clip(np.maximum(seen, FORGET_RATIO * self.over_table), 1.0, OVER_TABLE_MAX)
         settled = self._steady_cycles >= SETTLED_CYCLES
-        self.over_table = np.where(settled, learnt, self.over_table)
+        if not np.count_nonzero(settled):
+            return
+        seen = power_w / self._fleet.worst_case_w(np.maximum(reported_mhz, 1))
+        learnt = np.maximum(np.maximum(seen, FORGET_RATIO * self.over_table), 1.0)
+        self.over_table = np.where(settled, np.minimum(learnt, OVER_TABLE_MAX), self.over_table)
 
 
 def _gpus_power_w(view: NodeView, highest_mhz: int) -> float:

@@ -106,7 +106,13 @@ class ReactionMeter:
     """The last observations of every hop, and the bounds that follow from them."""
 
     def __init__(self, control: ControlConfig) -> None:
-        self.bounds = reaction_bounds(control)
+        self.bounds = bounds = reaction_bounds(control)
+        self.bounds_s: dict[Hop, float] = {
+            "report": bounds.report_s,
+            "decide": bounds.decide_s,
+            "act": bounds.act_s,
+            "expire": bounds.expire_s,
+        }
         self._seen_s = {hop: np.zeros(OBSERVATIONS_MAX) for hop in HOPS}
         self._counts = dict.fromkeys(HOPS, 0)
         self._looked = dict.fromkeys(HOPS, 0)
@@ -150,22 +156,18 @@ class ReactionMeter:
     @property
     def hops(self) -> tuple[HopTime, ...]:
         """Bound and measurement of every hop."""
-        bounds_s: dict[Hop, float] = {
-            "report": self.bounds.report_s,
-            "decide": self.bounds.decide_s,
-            "act": self.bounds.act_s,
-            "expire": self.bounds.expire_s,
-        }
-        return tuple(HopTime(hop, bounds_s[hop], self.measured_s.get(hop)) for hop in HOPS)
+        measured_s = self.measured_s
+        return tuple(HopTime(hop, self.bounds_s[hop], measured_s.get(hop)) for hop in HOPS)
 
     @property
     def slow(self) -> tuple[str, ...]:
         """One sentence per hop that is slower than its bound."""
         return tuple(
-            f"{item.hop} took {item.measured_s:.2f} s (99.9th percentile), the site file promises"
-            f" {item.bound_s:.2f} s"
-            for item in self.hops
-            if item.measured_s is not None and item.measured_s > item.bound_s
+            f"{hop} took {measured_s:.2f} s (99.9th percentile), the site file promises"
+            f" {self.bounds_s[hop]:.2f} s"
+            for hop in HOPS
+            if (measured_s := self.measured_s.get(hop)) is not None
+            and measured_s > self.bounds_s[hop]
         )
 
 
@@ -219,7 +221,7 @@ class HopWatch:
         self, now_s: float, hop: Hop, pairs: Sequence[tuple[str, float]]
     ) -> Sequence[float]:
         """Observations as they count: a few nodes alone do not slow the site, nor any by much."""
-        bound_s = next(item.bound_s for item in self._meter.hops if item.hop == hop)
+        bound_s = self._meter.bounds_s[hop]
         slow_s = self._slow_s[hop]
         slow_s |= {name: now_s for name, seconds in pairs if seconds > bound_s}
         for name in [name for name, at_s in slow_s.items() if now_s - at_s > SLOW_S]:

@@ -54,6 +54,25 @@ class Outcome:
         """Nodes that count at their worst case."""
         return np.array([view.missing for view in self.snapshot.nodes.values()])
 
+    @cached_property
+    def below(self) -> BoolArray:
+        """Domains x nodes: who hangs on whom."""
+        below: BoolArray = self.situation.shares > 0.0
+        return below
+
+    @cached_property
+    def bound(self) -> BoolArray:
+        """Domains x nodes: whom each domain holds below its highest clock."""
+        domains = np.arange(len(self.brake))[:, np.newaxis]
+        bound: BoolArray = self.below & (self.bound_by == domains) & self.situation.movable
+        return bound
+
+    @cached_property
+    def missing_counts(self) -> list[int]:
+        """Per domain how many of its nodes are missing."""
+        counts: list[int] = np.count_nonzero(self.below & self.missing, axis=1).tolist()
+        return counts
+
 
 START_CYCLES: Final = 10
 """After so many cycles a node that has never been heard is told of as missing."""
@@ -81,9 +100,13 @@ class Reporter:
 
     def _domain(self, outcome: Outcome, place: int, name: str) -> DomainState:
         situation, domain = outcome.situation, self._site.domains[name]
-        below = situation.shares[place] > 0.0
-        bound = below & (outcome.bound_by == place) & situation.movable
-        mode = self._mode(outcome, place, name, bound)
+        below, bound = outcome.below[place], outcome.bound[place]
+        struck = self._struck(outcome, name)
+        mode = Mode.SHAVING if np.count_nonzero(bound) else Mode.NORMAL
+        if struck:
+            mode = Mode.EMERGENCY
+        if outcome.brake[place]:
+            mode = Mode.BRAKE
         heat = outcome.heat.get(name)
         return DomainState(
             domain=name,
@@ -102,10 +125,10 @@ class Reporter:
                 ceiling_mhz=outcome.ceiling_mhz,
                 bound=bound,
                 held_by=self._held_by(outcome, place, below),
-                causes=self._causes(outcome, name, below),
+                causes=(*struck, *self._causes(outcome, place, name)),
             )[:1024],
             nodes_count=len(domain.nodes),
-            nodes_missing_count=int(np.count_nonzero(outcome.missing & below)),
+            nodes_missing_count=outcome.missing_counts[place],
             temperature_c=heat.inlet_temperature_c if heat else None,
         )
 
@@ -113,13 +136,6 @@ class Reporter:
         """Other domains that hold nodes of this one, in site order."""
         holders = set(outcome.bound_by[below & outcome.situation.movable].tolist()) - {-1, place}
         return tuple(outcome.situation.fleet.domains[holder] for holder in sorted(holders))
-
-    def _mode(self, outcome: Outcome, place: int, name: str, bound: BoolArray) -> Mode:
-        if outcome.brake[place]:
-            return Mode.BRAKE
-        if self._struck(outcome, name):
-            return Mode.EMERGENCY
-        return Mode.SHAVING if bound.any() else Mode.NORMAL
 
     def _struck(self, outcome: Outcome, name: str) -> tuple[str, ...]:
         """Active contingencies that change what this domain, or what feeds it, may carry."""
@@ -136,19 +152,21 @@ class Reporter:
                 struck.append(contingency)
         return tuple(struck)
 
-    def _causes(self, outcome: Outcome, name: str, below: BoolArray) -> tuple[str, ...]:
-        causes = list(self._struck(outcome, name))
+    def _causes(self, outcome: Outcome, place: int, name: str) -> tuple[str, ...]:
+        causes = []
         heat = outcome.heat.get(name)
         if heat is not None and heat.excess_c is None:
             causes.append("no temperature from this zone: nothing is raised")
         elif heat is not None and heat.excess_c is not None and heat.excess_c > 0.0:
             causes.append(f"{heat.excess_c:.1f} C over its limit")
-        missing = int(np.count_nonzero(outcome.missing & below))
+        missing = outcome.missing_counts[place]
         if missing:
             causes.append(f"{missing} missing at worst case")
-        bound = Counter(filter(None, compress(outcome.leased_for, below.tolist())))
-        for row, count in bound.most_common(1):
-            causes.append(f"{count} leased no higher for {row}")
+        if any(outcome.leased_for):
+            below = outcome.below[place].tolist()
+            bound = Counter(filter(None, compress(outcome.leased_for, below)))
+            for row, count in bound.most_common(1):
+                causes.append(f"{count} leased no higher for {row}")
         if outcome.situation.hold:
             causes.append("too much of the site is silent: nothing is raised")
         return tuple(causes)

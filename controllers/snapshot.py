@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+from msgspec import Struct
 
 from facility.topology import Node
 from facility.wire import Applied, NodeInfo, NodeTelemetry
 
 
-@dataclass(frozen=True, slots=True)
-class NodeView:
+class NodeView(Struct, frozen=True, dict=True):
     """One node as last heard.
 
     `received_at_s` is the controller's monotonic time of the last frame, None when there was none
@@ -33,7 +35,7 @@ class NodeView:
         """Whether a lease can change anything, and its end takes the node where the site says."""
         return self.info is not None and not self.why_uncontrollable
 
-    @property
+    @cached_property
     def why_uncontrollable(self) -> str:
         """Why no lease may count on this node; empty when one may."""
         if self.info is None:

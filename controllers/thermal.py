@@ -92,7 +92,8 @@ class ZoneBudgets:
 
     def __init__(self, site: Site) -> None:
         self._zones = [domain for domain in site.domains.values() if domain.is_zone]
-        self._ratio = {zone.name: 1.0 for zone in self._zones}
+        self.names = tuple(zone.name for zone in self._zones)
+        self._ratio = dict.fromkeys(self.names, 1.0)
         self._hot: dict[str, str] = {}
         """Zones that were too hot, and the node that was warmest then."""
         self._seen_ratio_min = 1.0 - site.control.missing_ratio_max

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from facility.wire import DomainState, Emergency, Event, Lease, Routing
 
 
-@dataclass(frozen=True, slots=True)
-class NodeDecision:
+class NodeDecision(Struct, frozen=True):
     """What was decided for one node, for people to read: the lease is what the node gets.
 
     `power_w` counts at the worst case when `missing`; `exposure_w` is the most the node could draw
@@ -29,8 +30,7 @@ class NodeDecision:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class HopTime:
+class HopTime(Struct, frozen=True):
     """One hop of the reaction: the bound of the site file, and the 99.9th percentile measured.
 
     `measured_s` is None until there are enough observations.

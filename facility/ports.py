@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from facility.wire import GpuIdentity, Routing
 
 
@@ -49,8 +51,7 @@ class DriverLost(GpuError):
     cause = "driver"
 
 
-@dataclass(frozen=True, slots=True)
-class FastReading:
+class FastReading(Struct, frozen=True):
     """What is read ten times a second. `*_s` counters are cumulative seconds since driver load."""
 
     power_w: float
@@ -60,8 +61,7 @@ class FastReading:
     power_throttle_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MediumReading:
+class MediumReading(Struct, frozen=True):
     """What is read twice a second. Margins are distances to the nearest slowdown threshold."""
 
     temperature_c: float | None = None
@@ -73,8 +73,7 @@ class MediumReading:
     event_reasons: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SlowReading:
+class SlowReading(Struct, frozen=True):
     """What is read every five seconds."""
 
     power_limit_requested_w: float | None = None
@@ -124,8 +123,7 @@ class GpuHost(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSensors:
+class NodeSensors(Struct, frozen=True):
     """Readings of the chassis; None where the node has no such sensor."""
 
     node_power_w: float | None = None

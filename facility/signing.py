@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -99,8 +98,7 @@ class Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body: msgspec.Raw
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """A message that is believed, still encoded; `speaker` is None where nobody is asked."""
 
     body: bytes

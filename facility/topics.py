@@ -90,8 +90,6 @@ class Topics:
         head = self.prefix + "/"
         if not topic.startswith(head):
             return None
-        levels = topic[len(head) :].split("/")
-        if len(levels) > 3:
-            return None
-        levels += [""] * (3 - len(levels))
-        return levels[0], levels[1], levels[2]
+        kind, _, rest = topic[len(head) :].partition("/")
+        name, _, what = rest.partition("/")
+        return None if "/" in what else (kind, name, what)

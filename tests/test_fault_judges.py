@@ -131,7 +131,7 @@ class Braked:
         line = self.late.line
         assert line is not None
         line.subscriptions[:] = [
-            item for item in line.subscriptions if item.levels[-1] != "emergency"
+            item for item in line.subscriptions if not item.topic_filter.endswith("/emergency")
         ]
         self.world.broker.reroute()
 

@@ -12,12 +12,12 @@ from typing import Final
 
 import pytest
 
-from daemon.faults_command import load_faults
+from daemon.faults_command import NAMED_MAX, load_faults, progress
 from daemon.faults_parts import LiveParts
 from daemon.simulate_command import scenario_text
 from simulator.faults.document import FaultsScenario
 from simulator.faults.report import Report, judge_faults
-from simulator.faults.run import run_seed
+from simulator.faults.run import SeedResult, run_seed
 
 FIXED: Final = range(1, 26)
 FRESH_COUNT: Final = 10
@@ -85,3 +85,19 @@ def test_a_failure_names_the_command_that_replays_it() -> None:
     assert failure["replay"] == (
         "ampacity simulate faults --seed 3 --json --set storm_s=30.0 --set ledger=off"
     )
+
+
+def test_a_run_names_the_seeds_that_failed_inside_the_assumptions_while_it_goes_on() -> None:
+    report = Report(shipped())
+    outside = SeedResult(5, trips=["row-1 trips"], outside={"locks": 20.0})
+    for result in (SeedResult(9, trips=["row-1 trips"]), SeedResult(7), SeedResult(3), outside):
+        report.add(result)
+    assert report.failed_seeds() == [9]
+    assert progress(4, 8, report.failed_seeds(), 2.0) == "4/8 seeds, 1 failed (9), 2 s left"
+    assert progress(4, 8, [], 2.0) == "4/8 seeds, 0 failed, 2 s left"
+
+
+def test_a_run_in_which_much_fails_names_the_first_seeds_only() -> None:
+    some, more = range(NAMED_MAX), range(NAMED_MAX + 1)
+    assert "..." not in progress(20, 20, some, 0.0)
+    assert progress(20, 20, more, 0.0).endswith(f"{NAMED_MAX - 1}, ...), 0 s left")

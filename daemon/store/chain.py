@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
+
 from daemon.store.database import open_reader
 from daemon.store.history import StoreError
 
@@ -21,8 +23,7 @@ PROBLEMS_MAX: Final = 100
 """`verify_audit` stops naming after so many: the file is beyond trust by then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One fact. `at_s` is UTC, `body` JSON; `seq` and `hash` are given when it is written."""
 
     at_s: float
@@ -34,8 +35,7 @@ class Record:
     hash: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """The last record's number and hash; number 0 is the random hash that the chain starts from."""
 
     seq: int

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from facility.decisions import Decision
 from facility.wire import Emergency, EndpointRoute, Routing
@@ -18,8 +19,7 @@ _FIGURE: Final = re.compile(r"(?<![\w-])-?\d[\d.,]*")
 """A number that is no part of a name: `row-1` and `n12` stay, `1410 MHz` and `30s` do not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One thing about which a decision differs from those before; `detail` is plain JSON."""
 
     kind: str  # site, domain, node, routing, emergency

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from msgspec import Struct
+
 from facility.topics import Delivery
 from simulator.faults.timeline import Timeline
 
@@ -46,8 +48,7 @@ class Traffic:
     reconnects: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(Struct, frozen=True):
     topic: str
     payload: bytes
     retain: bool
@@ -57,13 +58,25 @@ class _Message:
 
 @dataclass(slots=True)
 class _Subscription:
-    levels: list[str]
+    topic_filter: str
     handler: Handler
+    _known: dict[str, bool] = field(default_factory=dict)
 
-    def matches(self, topic: list[str]) -> bool:
-        return len(topic) == len(self.levels) and all(
-            mine in ("+", theirs) for mine, theirs in zip(self.levels, topic, strict=True)
-        )
+    def matches(self, topic: str) -> bool:
+        found = self._known.get(topic)
+        if found is None:
+            found = self._known[topic] = is_under(topic, self.topic_filter)
+        return found
+
+
+def is_under(topic: str, topic_filter: str) -> bool:
+    """Whether a filter, in which `+` stands for any one level, takes a topic."""
+    if "+" not in topic_filter:
+        return topic == topic_filter
+    levels, wanted = topic.split("/"), topic_filter.split("/")
+    return len(levels) == len(wanted) and all(
+        mine in ("+", theirs) for mine, theirs in zip(wanted, levels, strict=True)
+    )
 
 
 class Broker:
@@ -142,20 +155,18 @@ class Broker:
             line.send_down(topic, payload, handler, retained=False, qos=qos)
 
     def _route(self, topic: str) -> list[tuple[Line, Handler]]:
-        levels = topic.split("/")
         return [
             (line, item.handler)
             for line in self._lines
             for item in line.subscriptions
-            if item.matches(levels)
+            if item.matches(topic)
         ]
 
     def repeat(self, line: Line, subscriptions: Sequence[_Subscription]) -> None:
         """Hand retained state to a client that subscribes."""
         for topic, payload in list(self.retained.items()):
-            levels = topic.split("/")
             for item in subscriptions:
-                if payload and item.matches(levels):
+                if payload and item.matches(topic):
                     line.send_down(topic, payload, item.handler, retained=True, qos=1)
 
 
@@ -205,7 +216,7 @@ class Line:
 
     def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1) -> None:  # noqa: ARG002
         """Hand messages under `topic_filter` to `handler` from now on."""
-        item = _Subscription(topic_filter.split("/"), handler)
+        item = _Subscription(topic_filter, handler)
         self.subscriptions.append(item)
         self._broker.reroute()
         if self.connected:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from controllers.node import NodeBrain
 from controllers.node_hands import CeilingWriter, Hands
 from facility.config import AgentConfig
@@ -92,8 +94,7 @@ class ControllerLife(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRecord:
+class AuditRecord(Struct, frozen=True):
     """One committed record. `body` is JSON."""
 
     at_s: float

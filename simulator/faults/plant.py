@@ -84,6 +84,8 @@ class Plant:
         self.powered = np.ones(len(self._nodes), dtype=np.bool_)
         self.gpu_w = self.idle_w.copy()
         self.node_w = np.zeros(len(self._nodes))
+        self._drawn_by: tuple[bytes, ...] = ()
+        """Everything that power followed from in the last step."""
         self.resistance = np.array([thermal.rise_c / gpu.power_w_at(9_999) for gpu in gpus])
         self.clog = np.ones(count)
         self.sink_c = np.full(count, thermal.supply_c + 0.3 * thermal.rise_c)
@@ -93,13 +95,17 @@ class Plant:
     def _zones(self, site: Site) -> None:
         zones = [name for name, domain in site.domains.items() if domain.is_zone]
         names = list(site.domains)
-        self._zone_rows = [names.index(name) for name in zones]
-        self._warming = np.array([self.thermal.warming_c_per_s[name] for name in zones])
+        self._zones_warming = [
+            (names.index(name), self.thermal.warming_c_per_s[name]) for name in zones
+        ]
         self.air_c = np.full(len(zones) + 1, self.thermal.supply_c)
         """Of each zone, and last of whatever is in no zone."""
         self.zone_of = np.array(
             [zones.index(node.zone) if node.zone else len(zones) for node in self._nodes]
         )
+        self._zone_of_gpu = self.zone_of[self.owner]
+        self._inlet_c = self.air_c[self._zone_of_gpu]
+        self._relax_ratio = 1.0 - math.exp(-STEP_S / AIR_RECOVERY_S)
 
     def lock(self, gpu: int, clock_mhz: int) -> None:
         """A lock takes effect."""
@@ -118,37 +124,56 @@ class Plant:
 
     def step(self, now_s: float) -> None:
         """One step up to `now_s`."""
-        span = self.rate * STEP_S
-        self.work += np.minimum(np.maximum(self.goal - self.work, -span), span)
+        missing = self.goal - self.work
+        if np.count_nonzero(missing):
+            span = self.rate * STEP_S
+            self.work += np.minimum(np.maximum(missing, -span), span)
+        self._draw()
+        self.trips += self.tree.step(at_s=now_s, dt_s=STEP_S, node_power_w=self.node_w)
+        self._warm(now_s)
+
+    def _draw(self) -> None:
+        """Power of every GPU and node. Most steps change nothing that it follows from."""
+        fed = self.powered & self.tree.fed
+        said = (self.work, self.worst_w, self.limit_w, self.alive, self.working, fed)
+        drawn_by = tuple([values.tobytes() for values in said])
+        if drawn_by == self._drawn_by:
+            return
+        self._drawn_by = drawn_by
         on = self.alive & self.working
         dynamic_w = (self.worst_w - self.idle_w) * self.work
         gpu_w = np.minimum(self.idle_w + np.where(on, dynamic_w, 0.0), self.limit_w)
-        fed = self.powered & self.tree.fed
         gpu_w *= fed[self.owner] & self.alive
         self.gpu_w = gpu_w
         sums_w = np.add.reduceat(gpu_w, self._starts)
         busy = np.maximum.reduceat(np.where(on, self.work, 0.0), self._starts)
         share = LULL_OVERHEAD_RATIO + (1.0 - LULL_OVERHEAD_RATIO) * busy
         self.node_w = (self._overhead_w * share + self._factor * sums_w) * fed
-        self.trips += self.tree.step(at_s=now_s, dt_s=STEP_S, node_power_w=self.node_w)
-        self._warm(now_s)
 
     def _warm(self, now_s: float) -> None:
-        tree, supply_c = self.tree, self.thermal.supply_c
-        rows = self._zone_rows
-        if rows:
-            excess = np.maximum(tree.load_ratio[rows] - 1.0, 0.0)
-            air = self.air_c[:-1]
-            relax = (supply_c - air) * (1.0 - math.exp(-STEP_S / AIR_RECOVERY_S))
-            self.air_c[:-1] = air + np.where(excess > 0.0, self._warming * excess * STEP_S, relax)
-        inlet_c = self.air_c[self.zone_of][self.owner]
+        self._warm_air()
         rise_c = self.resistance * self.gpu_w
-        sink_c = inlet_c + SINK_SHARE * self.clog * rise_c
+        sink_c = self._inlet_c + SINK_SHARE * self.clog * rise_c
         self.sink_c += (sink_c - self.sink_c) * (STEP_S / self.thermal.sink_s)
         self.die_c = self.sink_c + (1.0 - SINK_SHARE) * rise_c
         hot = (self.die_c >= SHUTDOWN_C) & self.alive
-        if hot.any():
+        if np.count_nonzero(hot):
             for gpu in np.flatnonzero(hot).tolist():
                 node = self._nodes[int(self.owner[gpu])].name
                 self.shutdowns.append(Shutdown(node, gpu - self.first[node], now_s))
             self.alive &= ~hot
+
+    def _warm_air(self) -> None:
+        """A zone warms by its excess heat, and else returns to what its supply has."""
+        supply_c, moved = self.thermal.supply_c, False
+        for zone, (row, warming_c_per_s) in enumerate(self._zones_warming):
+            air_c, ratio = float(self.air_c[zone]), float(self.tree.load_ratio[row])
+            if ratio > 1.0:
+                self.air_c[zone] = air_c + warming_c_per_s * (ratio - 1.0) * STEP_S
+            elif air_c != supply_c:
+                self.air_c[zone] = air_c + (supply_c - air_c) * self._relax_ratio
+            else:
+                continue
+            moved = True
+        if moved:
+            self._inlet_c = self.air_c[self._zone_of_gpu]

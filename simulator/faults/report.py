@@ -102,9 +102,13 @@ class Report:
             "failures": self.failures(),
         }
 
+    def failed_seeds(self) -> list[int]:
+        """Seeds that failed inside the assumptions, in order."""
+        return [item.seed for item in self._sorted() if item.failed]
+
     def failures(self) -> list[dict[str, object]]:
         """The first failures inside the assumptions, each with the command that replays it."""
-        bad = [item for item in self._sorted() if item.problems and not item.outside]
+        bad = [item for item in self._sorted() if item.failed]
         return [
             {
                 "seed": item.seed,

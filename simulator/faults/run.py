@@ -63,6 +63,11 @@ class SeedResult:
             found.append(f"{self.failed_cycles} cycles ended in an exception")
         return found
 
+    @property
+    def failed(self) -> bool:
+        """Whether anything happened inside the assumptions that must not."""
+        return bool(self.problems) and not self.outside
+
 
 def run_seed(seed: int, scenario: FaultsScenario, parts: Parts) -> SeedResult:
     """Run one seed; the same arguments give the same result to the last bit."""

@@ -26,7 +26,8 @@ class Timeline:
 
     def at(self, at_s: float, act: Act) -> None:
         """Do `act` at `at_s`, or next if that has passed."""
-        heapq.heappush(self._queue, (max(at_s, self.now_s), next(self._order), act))
+        now_s = self.now_s
+        heapq.heappush(self._queue, (max(now_s, at_s), next(self._order), act))
 
     def after(self, wait_s: float, act: Act) -> None:
         """Do `act` in `wait_s`."""

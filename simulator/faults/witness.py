@@ -36,8 +36,7 @@ class _Frame(Struct):
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Granted:
+class _Granted(Struct, frozen=True):
     """One lease as it left: true time of its end at the latest, and what it allows."""
 
     ends_s: float
@@ -55,8 +54,7 @@ class _NodeLog:
     leases: list[_Granted] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Acted:
+class Acted(Struct, frozen=True):
     """Something that left a controller and must be in the audit: what, and by which key."""
 
     at_s: float
