@@ -31,6 +31,7 @@ class Heard:
 
     info: NodeInfo | None = None
     status: NodeStatus | None = None
+    status_at_s: float = 0.0
     telemetry: NodeTelemetry | None = None
     received_at_s: float | None = None
     applied: Applied | None = None
@@ -40,6 +41,18 @@ class Heard:
     past_sessions: deque[str] = field(
         default_factory=lambda: deque(maxlen=PAST_SESSIONS_MAX), repr=False
     )
+
+    @property
+    def gone(self) -> str:
+        """How the present session has ended by the last word about it; empty if it has not.
+
+        The word may be of an earlier connection of that session and come late, or again: whoever
+        sends frames after it is there.
+        """
+        status = self.status
+        if status is None or self.info is None or status.session != self.info.session:
+            return ""
+        return status.state if status.state in ("lost", "disconnected") else ""
 
     def begin(self, info: NodeInfo) -> None:
         """A certificate of a session that was not known."""

@@ -211,7 +211,7 @@ class Inbox:
                 if status.node != name:
                     self._refuse(wall_s, name, "wrong-node", f"says node {status.node}")
                     return
-                heard.status = status
+                heard.status, heard.status_at_s = status, now_s
             case "applied":
                 applied = self._codec.decode(payload, Applied)
                 if applied.node != name:
@@ -348,10 +348,9 @@ class Inbox:
             return "never heard"
         if heard.received_at_s is None:
             return "no telemetry in this session"
-        gone = heard.status is not None and heard.status.session == heard.info.session
-        if gone and heard.status is not None and heard.status.state in ("lost", "disconnected"):
-            return f"agent {heard.status.state}"
         age_s = now_s - heard.received_at_s
-        if age_s > self._site.control.stale_s:
-            return f"silent for {age_s:.1f} s"
-        return ""
+        silent = age_s > self._site.control.stale_s
+        gone = heard.gone
+        if gone and (silent or heard.status_at_s >= heard.received_at_s):
+            return f"agent {gone}"
+        return f"silent for {age_s:.1f} s" if silent else ""

@@ -172,6 +172,29 @@ def test_a_will_of_an_old_session_does_not_lose_the_new_one(row: Row) -> None:
     assert not seen(row).nodes["n01"].missing
 
 
+@pytest.mark.parametrize("state", ["lost", "disconnected"])
+def test_whoever_sends_frames_after_the_word_that_it_is_gone_is_there(row: Row, state: str) -> None:
+    """The will of a connection that broke comes late, or again, when its agent is long back."""
+    row.says("n01", state)
+    assert seen(row).nodes["n01"].why_missing == f"agent {state}"
+    row.now_s += 0.1
+    row.send(row.topics.node("n01", "telemetry"), row.frame("n01"))
+    assert not seen(row).nodes["n01"].missing
+
+
+def test_a_last_frame_after_the_word_that_it_is_gone_keeps_a_node_until_it_is_stale(
+    row: Row,
+) -> None:
+    row.says("n01", "disconnected")
+    row.now_s += 0.1
+    row.send(row.topics.node("n01", "telemetry"), row.frame("n01"))
+    row.now_s += row.site.control.stale_s - 0.01
+    assert not seen(row).nodes["n01"].missing
+    row.now_s += 0.02
+    assert seen(row).nodes["n01"].why_missing == "agent disconnected"
+    assert seen(row).nodes["n01"].left
+
+
 def test_a_flood_is_told_once_per_sender_and_counted_in_full(row: Row) -> None:
     topic = row.topics.node("n01", "telemetry")
     for _ in range(1_000):
