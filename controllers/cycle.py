@@ -292,6 +292,7 @@ class ControlCycle:
         forecast = self._forecaster.forecast(
             tree.load(power_w),
             free_w=tree.load(self._fleet.free_w(power_w, measured_mhz)),
+            assumed_w=tree.load(self._nodes_power.assumed_w),
             now_s=snapshot.now_s,
             wall_s=snapshot.wall_s,
         )

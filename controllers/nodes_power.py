@@ -30,6 +30,8 @@ class NodesPower:
         self._estimators = [NodePowerEstimator(node.model) for node in fleet.site.nodes.values()]
         self.over_table: FloatArray = np.ones(len(fleet.nodes))
         """Per node 1, or how many times its table's worst case it was seen to draw."""
+        self.assumed_w: FloatArray = np.zeros(len(fleet.nodes))
+        """What of the last estimate of each node nobody has read, W."""
         self._steady_cycles = np.zeros(len(fleet.nodes), dtype=np.int64)
         self._steady_mhz = np.zeros(len(fleet.nodes), dtype=np.int64)
 
@@ -43,14 +45,15 @@ class NodesPower:
         """
         power_w = self._fleet.worst_case_w(highest_mhz)
         fresh = np.array([not view.missing for view in views])
+        self.assumed_w = np.where(fresh, 0.0, power_w)
         for place in np.flatnonzero(fresh).tolist():
             frame = views[place].telemetry
             assert frame is not None
+            read_w, assumed_w = _gpus_power_w(views[place], int(highest_mhz[place]))
             power_w[place] = self._estimators[place].estimate_w(
-                now_s,
-                gpu_power_w=_gpus_power_w(views[place], int(highest_mhz[place])),
-                node_power_w=frame.node_power_w,
+                now_s, gpu_power_w=read_w + assumed_w, node_power_w=frame.node_power_w
             )
+            self.assumed_w[place] = views[place].node.model.gpu_power_factor * assumed_w
         self._learn(power_w, views)
         return power_w
 
@@ -69,13 +72,13 @@ class NodesPower:
         self.over_table = np.where(settled, np.minimum(learnt, OVER_TABLE_MAX), self.over_table)
 
 
-def _gpus_power_w(view: NodeView, highest_mhz: int) -> float:
-    """The sum over a node's GPUs, W; what gives no reading, or is not there, at its worst."""
+def _gpus_power_w(view: NodeView, highest_mhz: int) -> tuple[float, float]:
+    """The sum over a node's GPUs that are read; and of the others, each at its worst, W."""
     assert view.telemetry is not None
     model, gpus = view.node.model, view.telemetry.gpus
     worst_w = model.gpu.power_w_at(highest_mhz)
-    seen_w = sum(
-        max(gpu.power_w, worst_w) if gpu.quality is Quality.MISSING else gpu.power_w for gpu in gpus
-    )
+    unread = [gpu for gpu in gpus if gpu.quality is Quality.MISSING]
+    assumed_w = sum(max(gpu.power_w, worst_w) for gpu in unread)
     absent = max(model.gpu_count - len(gpus), 0)
-    return seen_w + absent * model.gpu.power_w_at(model.gpu.clock_mhz_max)
+    assumed_w += absent * model.gpu.power_w_at(model.gpu.clock_mhz_max)
+    return sum(gpu.power_w for gpu in gpus if gpu.quality is not Quality.MISSING), assumed_w

@@ -27,6 +27,8 @@ TREND_S: Final = 5.0
 """The slope is taken over this long; shorter follows noise, longer misses a ramp."""
 OWN_CHANGE_RATIO: Final = 0.01
 """Where clocks alone have moved a domain by more than this in a cycle, its rise is our own work."""
+ASSUMED_CHANGE_RATIO: Final = 0.01
+"""Where what is assumed and not read has moved a domain by more than this, it has not risen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class PowerForecaster:
         self._recent = np.full((self._trend_steps + 1, domain_count), np.nan)
         self._place = 0
         self._held_ratio: FloatArray | None = None
+        self._assumed_w: FloatArray | None = None
         self._last_s: float | None = None
 
     def forget(self, domains: BoolArray) -> None:
@@ -113,6 +116,7 @@ class PowerForecaster:
         power_w: FloatArray,
         *,
         free_w: FloatArray | None = None,
+        assumed_w: FloatArray | None = None,
         now_s: float | None = None,
         wall_s: float | None = None,
     ) -> PowerForecast:
@@ -122,11 +126,14 @@ class PowerForecaster:
             power_w: power of each domain now, W; missing nodes already at their worst case.
             free_w: what each would draw with nobody slowed, W: rises are learnt on this, so that
                 what clocks do to power is not taken for load. `power_w` if not given.
+            assumed_w: how much of `power_w` is assumed because nobody read it: when a node falls
+                silent its worst case takes the place of a reading, which is no load that has come.
             now_s: monotonic time; cycles that are missing since the last call are left open. A
                 cycle after the last one if not given.
             wall_s: time of day for the hour of the week, which is not learnt if not given.
         """
         self._leave_open(now_s)
+        self._cut_where_assumed(power_w, assumed_w)
         level = self._level(power_w, free_w)
         trend = self._trend(level)
         self._rises.learn(level, trend)
@@ -171,6 +178,18 @@ class PowerForecaster:
             self._trend(unknown)
             for tracker in (self._rises, *self._later):
                 tracker.learn(unknown, 0.0)
+
+    def _cut_where_assumed(self, power_w: FloatArray, assumed_w: FloatArray | None) -> None:
+        """Begin the series anew, and not the history, where other watts are assumed than before."""
+        before, self._assumed_w = self._assumed_w, assumed_w
+        if before is None or assumed_w is None:
+            return
+        jumped = np.abs(assumed_w - before) > ASSUMED_CHANGE_RATIO * power_w
+        if not jumped.any():
+            return
+        self._recent[:, jumped] = np.nan
+        for tracker in (self._rises, *self._later):
+            tracker.cut(jumped)
 
     def _level(self, power_w: FloatArray, free_w: FloatArray | None) -> FloatArray:
         """What rises are learnt on; unknown where power moved because clocks did."""

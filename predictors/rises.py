@@ -63,11 +63,15 @@ class RiseTracker:
         self._peak = np.zeros(domain_count)
         self._count = np.zeros(domain_count)
 
-    def forget(self, domains: BoolArray) -> None:
-        """Start anew for `domains`."""
+    def cut(self, domains: BoolArray) -> None:
+        """Take no rise from before to after this moment for `domains`; keep what is learnt."""
         for ring in (self._highest, self._level, self._said):
             ring[:, domains] = np.nan
         self._since[domains] = np.nan
+
+    def forget(self, domains: BoolArray) -> None:
+        """Start anew for `domains`."""
+        self.cut(domains)
         for state in (self._quantile, self._usual, self._peak, self._count):
             state[domains] = 0.0
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from facility.config import PolicyName
-from facility.wire import Mode
+from facility.wire import Mode, Quality
 from tests.row import Row, by_priority, ceilings, domain, site_of
 
 
@@ -165,6 +166,46 @@ def test_a_node_that_comes_back_starts_from_where_it_is() -> None:
     row.silent.clear()
     (ceiling_mhz,) = ceilings(row.step(), ["n03"])
     assert safe <= ceiling_mhz <= safe + 60
+
+
+@pytest.mark.parametrize("nodes", [2, 10])
+def test_a_node_that_was_silent_for_a_while_leaves_no_forecast_behind(nodes: int) -> None:
+    """Its worst case took the place of what it drew, and went again: no load has risen."""
+    row = Row(site_of(nodes=nodes, ledger=False), load_ratio=0.3)
+    row.run(40)
+    row.silent.add("n01")
+    row.run(10)
+    row.silent.clear()
+    decision = row.run(140)
+    state = domain(decision, "row-1")
+    assert state.forecast_w == pytest.approx(state.power_w)
+    highest = row.site.nodes["n01"].model.gpu.clock_mhz_max
+    assert set(ceilings(decision, row.site.nodes)) == {highest}
+
+
+def without_a_reading(row: Row, node: str) -> None:
+    """A frame of `node` in which one GPU gives no power."""
+    row.seq += 1
+    frame = row.frame(node)
+    blind = msgspec.structs.replace(frame.gpus[0], power_w=0.0, quality=Quality.MISSING)
+    row.send(
+        row.topics.node(node, "telemetry"),
+        msgspec.structs.replace(frame, gpus=(blind, *frame.gpus[1:])),
+    )
+
+
+def test_a_gpu_that_was_not_read_for_a_while_leaves_no_forecast_behind() -> None:
+    row = Row(site_of(nodes=2, ledger=False), load_ratio=0.3)
+    row.run(40)
+    row.silent.add("n01")
+    for _ in range(10):
+        without_a_reading(row, "n01")
+        during = domain(row.step(), "row-1")
+    row.silent.clear()
+    assert during.nodes_missing_count == 0
+    after = domain(row.run(140), "row-1")
+    assert during.power_w > 1.03 * after.power_w
+    assert after.forecast_w == pytest.approx(after.power_w)
 
 
 def test_when_much_of_the_site_is_silent_nothing_is_raised() -> None:

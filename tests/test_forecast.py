@@ -93,6 +93,36 @@ def test_forgetting_one_domain_brings_back_its_spike_and_only_its() -> None:
     assert last.forecast_w == pytest.approx([2_180.0, 1_000.0])
 
 
+def risen(more_w: float, *, assumed: bool, cycles: int = 130) -> float:
+    """What is expected after so many cycles, as a share of power.
+
+    Of 100 kW some 40 are assumed, and from the 50th to the 60th cycle there is `more_w` of them, or
+    of what is read.
+    """
+    power = forecaster()
+    for cycle in range(cycles):
+        more = np.array([more_w if 50 <= cycle < 60 else 0.0])
+        assumed_w = np.array([40_000.0]) + (more if assumed else 0.0)
+        last = power.forecast(100_000.0 + more, assumed_w=assumed_w)
+    return float(last.rise_w[0] / last.power_w[0])
+
+
+@pytest.mark.parametrize("cycles", [51, 52, 55, 60, 61, 65])
+def test_while_a_node_is_silent_and_when_it_is_back_no_more_is_expected(cycles: int) -> None:
+    assert risen(40_000.0, assumed=True, cycles=cycles) == pytest.approx(0.09)
+    assert risen(40_000.0, assumed=False, cycles=52) > 0.2
+
+
+def test_a_silent_node_is_no_load_that_has_come_and_is_not_learnt_as_one() -> None:
+    assert risen(40_000.0, assumed=True) == 0.0
+    assert risen(40_000.0, assumed=False) == pytest.approx(0.4, rel=0.01)
+
+
+def test_what_is_assumed_counts_as_load_below_one_percent_of_it() -> None:
+    assert risen(1_005.0, assumed=True) == pytest.approx(0.01, rel=0.01)
+    assert risen(1_015.0, assumed=True) == 0.0
+
+
 def test_without_a_meter_a_node_counts_with_its_worst_overhead() -> None:
     model = site_of(nodes=1).nodes["n01"].model
     estimator = NodePowerEstimator(model)
