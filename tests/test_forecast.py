@@ -11,10 +11,9 @@ from predictors.rises import HISTORY_S_MIN
 from tests.row import site_of
 
 
-def forecaster(domains: int = 1, **settings: float) -> PowerForecaster:
+def forecaster(domains: int = 1, *, quantile: float = 0.99) -> PowerForecaster:
     """A forecaster of one-second cycles, three seconds ahead."""
-    chosen = {"cycle_s": 1.0, "horizon_s": 3.0, "quantile": 0.99, "spike_ratio": 0.09} | settings
-    return PowerForecaster(domains, **chosen)
+    return PowerForecaster(domains, cycle_s=1.0, horizon_s=3.0, quantile=quantile, spike_ratio=0.09)
 
 
 def test_without_history_the_known_spike_is_assumed() -> None:
