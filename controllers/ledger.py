@@ -193,5 +193,5 @@ class Ledger:
     def _over(self, load: FloatArray, limit_w: FloatArray, ceiling_mhz: IntArray) -> list[int]:
         """Rows whose limit the worst case exceeds, those of fewest nodes first."""
         exposure_w = self._fleet.worst_case_w(ceiling_mhz.astype(np.int64))
-        over = np.flatnonzero(load @ exposure_w > limit_w)
+        (over,) = (load @ exposure_w > limit_w).nonzero()
         return sorted(over.tolist(), key=lambda row: int(np.count_nonzero(load[row])))

@@ -41,13 +41,15 @@ def domain_sentence(
     why = f" ({'; '.join(causes)})" if causes else ""
     if not situation.alive[domain]:
         return f"lost: carries nothing{why}"
-    backed = np.broadcast_to(situation.from_history, situation.alive.shape)[domain]
+    backed = situation.from_history
+    if not isinstance(backed, bool):
+        backed = bool(backed[domain])
     forecast = "forecast" if backed else "forecast (short history)"
     facts = f"{forecast} {kilowatts(forecast_w)} of {kilowatts(capacity_w)}"
     if mode is Mode.BRAKE:
         level = _levels(situation, ceiling_mhz, situation.shares[domain] > 0.0)
         return f"braking {level}: {kilowatts(power_w)} of {kilowatts(capacity_w)}{why}"
-    if bound.any():
+    if np.count_nonzero(bound):
         return f"slowed {_levels(situation, ceiling_mhz, bound)}: {facts}{why}"
     held = f"slowed for {', '.join(held_by)}" if held_by else "nothing held back"
     return f"{kilowatts(power_w)} now, {facts}: {held}{why}"

@@ -68,6 +68,11 @@ class Outcome:
         return bound
 
     @cached_property
+    def holds(self) -> bool:
+        """Whether any domain holds any node."""
+        return bool((self.bound_by >= 0).any())
+
+    @cached_property
     def missing_counts(self) -> list[int]:
         """Per domain how many of its nodes are missing."""
         counts: list[int] = np.count_nonzero(self.below & self.missing, axis=1).tolist()
@@ -134,6 +139,8 @@ class Reporter:
 
     def _held_by(self, outcome: Outcome, place: int, below: BoolArray) -> tuple[str, ...]:
         """Other domains that hold nodes of this one, in site order."""
+        if not outcome.holds:
+            return ()
         holders = set(outcome.bound_by[below & outcome.situation.movable].tolist()) - {-1, place}
         return tuple(outcome.situation.fleet.domains[holder] for holder in sorted(holders))
 

@@ -113,6 +113,7 @@ class PowerTree:
         self.load_ratio = np.zeros(len(self.names))
         self.row_load_ratio = 0.0
         self.any_over = False
+        self._over = np.zeros(len(self.names), dtype=np.bool_)
         self._rewire()
 
     def set_active(self, active: frozenset[str]) -> None:
@@ -147,21 +148,27 @@ class PowerTree:
 
         Protections that are not `armed` neither wear nor trip.
         """
+        self.load(node_power_w)
+        return self.wear(at_s=at_s, dt_s=dt_s) if armed else []
+
+    def load(self, node_power_w: FloatArray) -> None:
+        """What every domain carries from now on."""
         self.power_w = self.shares @ node_power_w
         self.load_ratio = self.power_w / self._divisor_w
         self.row_load_ratio = max(self.load_ratio.take(self._upper).tolist(), default=0.0)
-        over = self.load_ratio > self._over_from
-        self.any_over = bool(np.count_nonzero(over))
-        if not armed:
-            return []
+        self._over = self.load_ratio > self._over_from
+        self.any_over = bool(np.count_nonzero(self._over))
+
+    def wear(self, *, at_s: float, dt_s: float) -> list[Trip]:
+        """Let every protection bear its load for `dt_s` up to `at_s`; returns what tripped."""
         if self._is_worn:
-            self.wear_ratio[~over] *= math.exp(-dt_s / COOLING_S)
+            self.wear_ratio[~self._over] *= math.exp(-dt_s / COOLING_S)
         if not self.any_over:
             return []
         self._is_worn = True
         new = [
             Trip(self.names[row], at_s, float(self.load_ratio[row]))
-            for row in np.flatnonzero(over).tolist()
+            for row in np.flatnonzero(self._over).tolist()
             if self._wear(row, dt_s) >= WORN_OUT
         ]
         if new:

@@ -85,7 +85,8 @@ class Plant:
         self.gpu_w = self.idle_w.copy()
         self.node_w = np.zeros(len(self._nodes))
         self._drawn_by: tuple[bytes, ...] = ()
-        """Everything that power followed from in the last step."""
+        """Everything that power followed from in the last step, but for the wiring."""
+        self._shares: FloatArray | None = None
         self.resistance = np.array([thermal.rise_c / gpu.power_w_at(9_999) for gpu in gpus])
         self.clog = np.ones(count)
         self.sink_c = np.full(count, thermal.supply_c + 0.3 * thermal.rise_c)
@@ -129,17 +130,18 @@ class Plant:
             span = self.rate * STEP_S
             self.work += np.minimum(np.maximum(missing, -span), span)
         self._draw()
-        self.trips += self.tree.step(at_s=now_s, dt_s=STEP_S, node_power_w=self.node_w)
+        self.trips += self.tree.wear(at_s=now_s, dt_s=STEP_S)
         self._warm(now_s)
 
     def _draw(self) -> None:
-        """Power of every GPU and node. Most steps change nothing that it follows from."""
-        fed = self.powered & self.tree.fed
-        said = (self.work, self.worst_w, self.limit_w, self.alive, self.working, fed)
+        """Power of every GPU, node and domain. Most steps change nothing that it follows from."""
+        tree = self.tree
+        said = (self.work, self.worst_w, self.limit_w, self.alive, self.working, self.powered)
         drawn_by = tuple([values.tobytes() for values in said])
-        if drawn_by == self._drawn_by:
+        if drawn_by == self._drawn_by and tree.shares is self._shares:
             return
-        self._drawn_by = drawn_by
+        self._drawn_by, self._shares = drawn_by, tree.shares
+        fed = self.powered & tree.fed
         on = self.alive & self.working
         dynamic_w = (self.worst_w - self.idle_w) * self.work
         gpu_w = np.minimum(self.idle_w + np.where(on, dynamic_w, 0.0), self.limit_w)
@@ -149,6 +151,7 @@ class Plant:
         busy = np.maximum.reduceat(np.where(on, self.work, 0.0), self._starts)
         share = LULL_OVERHEAD_RATIO + (1.0 - LULL_OVERHEAD_RATIO) * busy
         self.node_w = (self._overhead_w * share + self._factor * sums_w) * fed
+        tree.load(self.node_w)
 
     def _warm(self, now_s: float) -> None:
         self._warm_air()
