@@ -67,19 +67,24 @@ class Book:
         self._wait = np.zeros(groups * WAIT_BINS.count)
         self._token_offset = group * TOKEN_BINS.count
         self._wait_offset = group * WAIT_BINS.count
-        self._smooth_s = np.zeros(0)
+        self._pace_per_s = np.zeros(0)
         self._waits: list[IntArray] = []
         self._tokens: list[IntArray] = []
         self._arrived: list[FloatArray] = []
         self._finished: list[FloatArray] = []
 
-    def smooth(self, token_s: FloatArray, dt_s: float) -> FloatArray:
-        """The token time that requests which end now have met on average over their lives."""
-        if len(self._smooth_s) == 0:
-            self._smooth_s = token_s.copy()
-        life_s = np.maximum(self._generated * self._smooth_s, dt_s)
-        self._smooth_s += (dt_s / life_s) * (token_s - self._smooth_s)
-        return self._smooth_s
+    def smooth(self, pace_per_s: FloatArray, dt_s: float) -> FloatArray:
+        """The time per token that requests which end now have had over their lives, s.
+
+        That is one over their mean pace: a second in which prompts took most of the time counts
+        little, because few tokens fell into it.
+        """
+        if len(self._pace_per_s) == 0:
+            self._pace_per_s = pace_per_s.copy()
+        life_s = np.maximum(self._generated / self._pace_per_s, dt_s)
+        self._pace_per_s += (dt_s / life_s) * (pace_per_s - self._pace_per_s)
+        token_s: FloatArray = 1.0 / self._pace_per_s
+        return token_s
 
     def add(
         self,

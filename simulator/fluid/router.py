@@ -7,6 +7,7 @@ between. Rows hold different batches, so where packed requests go differs from r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from simulator.fluid.rows import Layout
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+ROUNDS: Final = 3
+"""More than so many servers are hardly filled within one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,41 @@ class Router:
         )
         return own, totals
 
-    def chosen(self, held: FloatArray) -> list[IntArray]:
-        """For each mix the place in each row that packed requests go to; `held` is of shape (n,).
+    def pack(
+        self,
+        requests: FloatArray,
+        work_s: FloatArray,
+        *,
+        held: FloatArray,
+        counts: FloatArray,
+        works_s: FloatArray,
+    ) -> None:
+        """Add what is to be packed in one step to what comes to each place.
 
-        The fullest server that holds less than the depth, or any when all are full.
+        One server after the other is filled up to the depth, the fullest first; what no server
+        below the depth takes in `ROUNDS` goes to the last one.
+
+        Args:
+            requests: requests by place, shape (n,), added to.
+            work_s: their work, added to.
+            held: requests at each place, shape (n,), added to.
+            counts: requests to be packed, shape (mixes, rows); used up.
+            works_s: their work, same shape.
         """
+        each_s = works_s / np.maximum(counts, 1.0)
+        for turn in range(ROUNDS):
+            if not counts.any():
+                return
+            for mix, places in enumerate(self._fullest(held)):
+                room = np.maximum(self._packing.depth - held[places], 1.0)
+                taken = counts[mix] if turn == ROUNDS - 1 else np.minimum(counts[mix], room)
+                requests[places] += taken
+                work_s[places] += taken * each_s[mix]
+                held[places] += taken
+                counts[mix] = counts[mix] - taken
+
+    def _fullest(self, held: FloatArray) -> list[IntArray]:
+        """For each mix the place in each row that holds most below the depth, or the first."""
         self._score[self._grid] = np.where(held < self._packing.depth, held, -1.0)
         score = self._score.reshape(self._rows, self._servers)
         return [

@@ -62,7 +62,7 @@ class FluidRows:
         self.waiting = np.zeros(count)
         self.batch = np.zeros(count)
         self.fan_w = np.full(count, float(tables.fan_w[0]))
-        self.token_s = np.zeros(count)
+        self.pace_per_s = np.zeros(count)
         self.wait_s = np.zeros(count)
         self.finished = np.zeros(count)
         self._since_fans_s = 0.0
@@ -105,10 +105,10 @@ class FluidRows:
         waiting -= moved
         share = done / (speed * dt_s)
         place = self._column + (batch * COLUMNS_PER_SEQUENCE).astype(np.int64)
-        token_s = tables.token_s.take(place) / (1.0 - np.minimum(share, self._share_max))
-        finished = np.minimum(
-            np.floor(batch * (dt_s / (token_s * self._generated)) + chance), batch
-        )
+        # Prompts take their share of the time from the sequences that decode.
+        pace_per_s = (1.0 - np.minimum(share, self._share_max)) / tables.token_s.take(place)
+        ending = batch * pace_per_s * (dt_s / self._generated)
+        finished = np.minimum(np.floor(ending + chance), batch)
         batch += moved
         batch -= finished
         gpu_w = tables.decode_w.take(place)
@@ -120,7 +120,7 @@ class FluidRows:
         power_w += self._fixed_w
         if self._scaled:
             power_w *= self._factor
-        self.token_s, self.finished = token_s, finished
+        self.pace_per_s, self.finished = pace_per_s, finished
         return power_w
 
     def _turn_fans(self, gpu_w: FloatArray, dt_s: float) -> None:

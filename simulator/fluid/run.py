@@ -25,7 +25,6 @@ COUNT_EVERY: Final = 5
 """Latencies of batches are counted every so many steps: they change over tens of seconds."""
 SPREAD_STEPS: Final = 100
 """Steps whose requests are laid out for all rows at once: they must fit the processor's cache."""
-WARM_UP_BLOCKS: Final = 1
 CHANCE_KEY: Final = 0xC4A2
 """Keeps the chance of ends apart from what loads draw from the same seed."""
 
@@ -71,15 +70,29 @@ class FluidRun:
         self._sums = np.zeros((3, len(layout.row)))
 
     def run(
-        self, load: NodeLoad, work: Work, *, duration_s: float, progress: Progress = lambda _: None
+        self,
+        load: NodeLoad,
+        work: Work,
+        *,
+        duration_s: float,
+        begin_s: float = 0.0,
+        progress: Progress = lambda _: None,
     ) -> None:
-        """Feed a load: its first minutes as a warm-up, then `duration_s` from its beginning."""
+        """Feed `duration_s` of a load from its time `begin_s`, after an uncounted warm-up.
+
+        Raises:
+            ValueError: `begin_s` is not a multiple of `BLOCK_STEPS` steps.
+        """
+        first = round(begin_s / self._tick_s)
+        if first < 0 or first % BLOCK_STEPS or first * self._tick_s != begin_s:
+            whole_s = BLOCK_STEPS * self._tick_s
+            raise ValueError(f"begin_s is {begin_s:g}; expected a multiple of {whole_s:g}")
         steps = math.ceil(duration_s / self._tick_s)
-        warm = min(steps, WARM_UP_BLOCKS * BLOCK_STEPS)
-        self._feed(load, work, begin=0, steps=warm, counted=False)
+        warm = first - BLOCK_STEPS if first else 0
+        self._feed(load, work, begin=warm, steps=BLOCK_STEPS, counted=False)
         for begin in range(0, steps, BLOCK_STEPS):
             count = min(BLOCK_STEPS, steps - begin)
-            self._feed(load, work, begin=begin, steps=count, counted=True)
+            self._feed(load, work, begin=first + begin, steps=count, counted=True)
             progress((begin + count) / steps)
         self.tally.close()
 
@@ -100,10 +113,13 @@ class FluidRun:
             drawn = chance[some].take(server, axis=1)
             for place in range(len(requests)):
                 if self._packing.share > 0.0:
-                    chosen = self._router.chosen(self.rows.batch + self.rows.waiting)
-                    for mix, places in enumerate(chosen):
-                        requests[place, places] += to_pack[place, mix]
-                        work_s[place, places] += work_to_pack[place, mix]
+                    self._router.pack(
+                        requests[place],
+                        work_s[place],
+                        held=self.rows.batch + self.rows.waiting,
+                        counts=to_pack[place],
+                        works_s=work_to_pack[place],
+                    )
                 self._step(requests[place], work_s[place], drawn[place], counted=counted)
 
     def _step(
@@ -116,8 +132,8 @@ class FluidRun:
         row_w = np.add.reduceat(power_w, self._starts)
         self._now_s += self._tick_s
         self._steps += 1
-        token_s, finished, arrived = self._sums
-        token_s += rows.token_s
+        pace_per_s, finished, arrived = self._sums
+        pace_per_s += rows.pace_per_s
         finished += rows.finished
         arrived += requests
         if self._steps % COUNT_EVERY == 0:
@@ -127,12 +143,12 @@ class FluidRun:
             self.tally.add(row_w, brake)
 
     def _count(self, *, counted: bool) -> None:
-        token_s, finished, arrived = self._sums
+        pace_per_s, finished, arrived = self._sums
         seconds = COUNT_EVERY * self._tick_s
-        smooth_s = self.book.smooth(token_s / COUNT_EVERY, seconds)
+        token_s = self.book.smooth(pace_per_s / COUNT_EVERY, seconds)
         if counted:
             self.book.add(
-                token_s=smooth_s, finished=finished, wait_s=self.rows.wait_s, arrived=arrived
+                token_s=token_s, finished=finished, wait_s=self.rows.wait_s, arrived=arrived
             )
             capped = self.loop.in_force_mhz < self.loop.fleet.clock_mhz_max
             self.tally.serve(self._group, finished, capped, seconds)
