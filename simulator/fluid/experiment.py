@@ -63,7 +63,7 @@ class FluidLevel:
         contents = []
         for name in policies:
             variant = scenario.policies[name]
-            _Bench(scenario, variant, seed=seeds[0])
+            Bench(scenario, variant, seed=seeds[0])
             contents += [
                 {
                     "label": f"{name} seed {seed}",
@@ -81,7 +81,7 @@ class FluidLevel:
         """Run all points of one competitor with one seed."""
         scenario = msgspec.convert(content["scenario"], FluidSweep)
         variant = msgspec.convert(content["variant"], FluidVariant)
-        bench = _Bench(scenario, variant, seed=content["seed"])
+        bench = Bench(scenario, variant, seed=content["seed"])
         duration_s = scenario.duration_days * DAY_S
         bench.run.run(bench.load, bench.work, duration_s=duration_s, progress=progress)
         points = tuple(
@@ -127,6 +127,11 @@ def model() -> Model[FluidSweep]:
     return FluidLevel()
 
 
+def bench_of(scenario: FluidSweep, name: str, *, seed: int) -> Bench:
+    """One competitor's run, to be driven by hand."""
+    return Bench(scenario, scenario.policies[name], seed=seed)
+
+
 def _deciding(scenario: FluidSweep) -> dict[str, Any]:
     """What decides a unit's result: not what is checked or shown."""
     plain = msgspec.structs.replace(scenario, checks=(), curves=(), metrics=(), description="")
@@ -135,12 +140,12 @@ def _deciding(scenario: FluidSweep) -> dict[str, Any]:
     return built
 
 
-class _Bench:
+class Bench:
     """One competitor's run, ready to go, and its figures afterwards."""
 
     def __init__(self, scenario: FluidSweep, variant: FluidVariant, *, seed: int) -> None:
         row, axes = scenario.row, scenario.sweep
-        model = _server(scenario)
+        model = server_of(scenario)
         servers = [round(row.servers * (1.0 + added)) for added in axes.added_ratio]
         self.at: list[At] = [
             {"added_ratio": added, "power_factor": factor}
@@ -151,7 +156,7 @@ class _Bench:
         free = [RowPoint(count, 1.0, UNLIMITED) for count in servers]
         points = [*limited, *free]
         self._free_of = [len(limited) + place % len(servers) for place in range(len(limited))]
-        workload = _workload(scenario.load)
+        workload = workload_of(scenario.load)
         priorities = workload.node_priorities(max(servers))
         self._mixes = tuple(dict.fromkeys(priorities))
         self._lengths, mixes, self.work = _requests(workload, priorities, model)
@@ -199,7 +204,7 @@ class _Bench:
             "over_capacity_s": float(tally.over_s[row]),
             "energy_j": float(tally.energy_j[row]),
         }
-        ours, theirs = self._latencies(row), self._latencies(free)
+        ours, theirs = self.latencies(row), self.latencies(free)
         for name in PRIORITIES:
             group, other = self._group(row, name), self._group(free, name)
             servers = self._servers[row] * self._mixes.count(name) or 1
@@ -219,7 +224,8 @@ class _Bench:
     def _group(self, row: int, priority: str) -> int:
         return row * len(self._mixes) + self._mixes.index(priority)
 
-    def _latencies(self, row: int) -> dict[str, float]:
+    def latencies(self, row: int) -> dict[str, float]:
+        """Quantiles of whole requests' latency by priority in one row, s."""
         if row not in self._quantiles:
             found: dict[str, float] = {}
             for name in self._mixes:
@@ -263,7 +269,8 @@ def _said(at: At) -> str:
     return f"+{at['added_ratio']:.0%} servers, power x {at['power_factor']:g}"
 
 
-def _server(scenario: FluidSweep) -> ServerModel:
+def server_of(scenario: FluidSweep) -> ServerModel:
+    """The server that a document describes. Raises ValueError for unknown parts and figures."""
     row = scenario.row
     part = part_named(row.part)
     chassis = SERVERS[row.part]
@@ -280,7 +287,8 @@ def _server(scenario: FluidSweep) -> ServerModel:
     return ServerModel(chassis, part, replace(engine, decode_loss_ratio=scenario.decode_loss_ratio))
 
 
-def _workload(load: LoadSection) -> Workload:
+def workload_of(load: LoadSection) -> Workload:
+    """The workload with the document's noise. Raises ValueError without priorities."""
     workload = workload_named(load.workload)
     noise = Noise(
         workload.noise.ratio if load.noise_ratio is None else load.noise_ratio,

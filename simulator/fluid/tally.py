@@ -86,6 +86,12 @@ class RowTally:
         self.minute_ratio.extend(minutes.max(axis=1))
         self._loose = loose[whole:]
 
+    def quantile_ratio(self, row: int, share: float) -> float:
+        """Power over capacity that a row was within for `share` of the time."""
+        self.close()
+        reached = np.cumsum(self.histogram[row])
+        return float(np.searchsorted(reached, share * reached[-1])) * RATIO_STEP
+
     def _rises(self, ratio: FloatArray) -> None:
         seen = np.concatenate([self._before, ratio])
         for steps, name in ((1, "rise_ratio"), (self._long, "long_rise_ratio")):
