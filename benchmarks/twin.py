@@ -1,7 +1,8 @@
 """Simulated seconds per second of the twin on one core (DESIGN 8): a row of 40 servers.
 
 The request level: DGX A100 with POLCA's requests, and the H100 example row with the recorded
-conversations; physics included, no controller, a step of 0.25 s. Time is the process's own
+conversations; physics included, no controller, a step of 0.25 s. The fluid level: the row of
+`polca-row` in steps of 2 s, without a policy and with two of them. Time is the process's own
 processor time; the best of several stretches, as others share the machine, and the median beside.
 """
 
@@ -15,8 +16,12 @@ from typing import Final
 import numpy as np
 
 from benchmarks._table import Figure, at_least, machine, show
+from daemon.simulate_command import scenario_text
 from facility.compiler import compile_site
 from facility.example import row_site
+from simulator.experiments.model import load_sweep
+from simulator.fluid.document import FluidSweep
+from simulator.fluid.experiment import bench_of
 from simulator.plant import Plant, PlantSettings
 from simulator.rows import ROW_DT_S
 from tests.twin_rows import FULL_MHZ, TICK_S, polca_row
@@ -25,6 +30,8 @@ NODES_COUNT: Final = 40
 STRETCHES_COUNT: Final = 12
 STRETCH_S: Final = 100.0
 REQUEST_SPEED_MIN: Final = 500.0
+FLUID_SPEED_MIN: Final = 20_000.0
+FLUID_STRETCH_S: Final = 40_000.0
 
 
 def speeds(run: Callable[[], None]) -> list[float]:
@@ -75,6 +82,21 @@ def conversations(requests_per_s: float) -> list[float]:
     return speeds(run)
 
 
+def fluid(policy: str) -> list[float]:
+    """A row of 40 servers, and its twin with power enough beside it, as in every sweep."""
+    changes = {"sweep.added_ratio": "[0]", "sweep.power_factor": "[1.0]"}
+    _, scenario = load_sweep(scenario_text("polca-row"), "polca-row", changes)
+    assert isinstance(scenario, FluidSweep)
+    found = []
+    for seed in range(1, STRETCHES_COUNT + 1):
+        bench = bench_of(scenario, policy, seed=seed)
+        begun_s = time.process_time()
+        bench.run.run(bench.load, bench.work, duration_s=FLUID_STRETCH_S)
+        # The warm-up of one block costs time as well, and is not counted.
+        found.append(FLUID_STRETCH_S / (time.process_time() - begun_s))
+    return found
+
+
 def main() -> None:
     """Print the table."""
     print(machine())
@@ -84,5 +106,8 @@ def main() -> None:
             *figures("request level, POLCA, 30 requests/s", polca(), REQUEST_SPEED_MIN),
             *figures("request level, Azure, 32 requests/s", conversations(32.0), REQUEST_SPEED_MIN),
             *figures("request level, Azure, 320 requests/s", conversations(320.0), None),
+            *figures("fluid level, no policy", fluid("none"), FLUID_SPEED_MIN),
+            *figures("fluid level, polca", fluid("polca"), None),
+            *figures("fluid level, ampacity", fluid("ampacity"), None),
         ]
     )

@@ -5,6 +5,7 @@ Owns the command line's side: where the folder is, what people are told and how 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -64,6 +65,9 @@ def run_sweep(order: SweepOrder, models: Mapping[str, str] = MODELS) -> int:
         hint = did_you_mean(unknown[0], scenario.policies)
         tell(f"--policy {unknown[0]}: the scenario has {known}{hint}")
         return EX_USAGE
+    if order.out is not None:
+        # What draws the report is missing now or in an hour: better now.
+        importlib.import_module("simulator.experiments.report")
     with tempfile.TemporaryDirectory(prefix="ampacity-sweep-") as temporary:
         folder = SweepFolder(Path(order.out or temporary))
         try:
