@@ -73,6 +73,14 @@ async def until(condition: Callable[[], object], what: str, *, timeout_s: float 
         await asyncio.sleep(POLL_S)
 
 
+def _is_stopped(task: Path) -> bool:
+    """Whether a thread is stopped by a signal, or gone."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] in "TtZX"
+    except FileNotFoundError:
+        return True
+
+
 class Server(ABC):
     """A child process that listens on `port`; a port of its own unless one is given."""
 
@@ -125,8 +133,15 @@ class Server(ABC):
         self.start()
 
     def pause(self) -> None:
-        """Hang the server: it keeps its connections and answers nothing."""
+        """Hang the server: it keeps its connections and answers nothing from here on.
+
+        The signal stops one thread after the other, and the last may still answer.
+        """
         os.kill(self.pid, signal.SIGSTOP)
+        deadline_s = time.monotonic() + 5.0
+        while not all(_is_stopped(task) for task in Path(f"/proc/{self.pid}/task").iterdir()):
+            assert time.monotonic() < deadline_s, "the server does not stop"
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let a hung server go on."""
