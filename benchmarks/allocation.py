@@ -17,13 +17,10 @@ import numpy as np
 from benchmarks._table import Figure, at_most, machine, percentile, show
 from controllers.allocation import allocate
 from controllers.fleet import Fleet, IntArray
-from facility.compiler import compile_site
-from facility.config import DomainConfig, NodeConfig, SiteConfig
-from facility.example import row_site
+from facility.config import DomainConfig, NodeConfig
 from tests.trees import (
-    A100,
-    HGX_A100,
     Problem,
+    fleet_of,
     optimum,
     random_problem,
     random_site,
@@ -45,7 +42,6 @@ LEFT_RATIO_MIN: Final = 0.1
 
 def five_levels() -> Fleet:
     """A site of 1,250 servers of two kinds below feeds, rows, PDUs and racks."""
-    base = row_site(nodes=4)
     domains: list[DomainConfig] = []
     above: list[tuple[str, ...]] = [()]
     for kind, fan_out in zip(("feed", "row", "pdu", "rack"), FAN_OUT, strict=True):
@@ -67,18 +63,7 @@ def five_levels() -> Fleet:
         )
         for place in range(NODES_COUNT)
     )
-    return Fleet(
-        compile_site(
-            SiteConfig(
-                version=1,
-                site="large",
-                gpu_models=base.gpu_models | {"a100": A100},
-                node_models=base.node_models | {"hgx-a100": HGX_A100},
-                domains=tuple(domains),
-                nodes=nodes,
-            )
-        )
-    )
+    return fleet_of("large", domains, nodes)
 
 
 def gap_percent(problem: Problem) -> float | None:

@@ -63,13 +63,7 @@ class ControlCycle:
         reaction = self.reactions.reaction
         self._ledger = Ledger(self._fleet, started_at_s=started_at_s, reaction=reaction)
         self._alarms = EnvelopeAlarms(grace_s=2.0 * reaction.without_control_s)
-        self._forecaster = PowerForecaster(
-            len(site.domains),
-            cycle_s=control.cycle_s,
-            horizon_s=control.horizon_s,
-            quantile=control.forecast_quantile,
-            spike_ratio=control.spike_ratio,
-        )
+        self._forecaster = PowerForecaster.of(control, len(site.domains))
         self._nodes_power = NodesPower(self._fleet)
         self._zones = ZoneBudgets(site)
         self._zone_places = [(name, self._fleet.domain_index[name]) for name in self._zones.names]

@@ -24,6 +24,7 @@ class NonePolicy:
     """No control: every clock as high as it goes, nothing pre-armed. The baseline that trips."""
 
     prearms = False
+    looks_ahead = False
 
     def propose(self, situation: Situation) -> Proposal:
         """Highest clocks, whatever happens."""
@@ -38,6 +39,7 @@ class BrakeOnlyPolicy:
     """Highest clocks until a domain is over its capacity, then the brake (POLCA 1.4, No-cap)."""
 
     prearms = True
+    looks_ahead = False
 
     def __init__(self, domain_count: int) -> None:
         self._latch = BrakeLatch(domain_count, engage_s=0.0)

@@ -89,6 +89,8 @@ class Policy(Protocol):
 
     prearms: bool
     """Whether contingency ceilings are computed: `none` protects nothing, the rest all do."""
+    looks_ahead: bool
+    """Whether the forecast decides; the others act on what is measured."""
 
     def propose(self, situation: Situation) -> Proposal:
         """Return ceilings for this cycle."""

@@ -37,6 +37,7 @@ class ShavingPolicy:
     """
 
     prearms = True
+    looks_ahead = True
 
     def __init__(self, domain_count: int, *, by_priority: bool, cycle_s: float) -> None:
         self._by_priority = by_priority

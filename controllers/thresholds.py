@@ -59,6 +59,7 @@ class ThresholdPolicy:
     """
 
     prearms = True
+    looks_ahead = False
 
     def __init__(self, domain_count: int, steps: tuple[Step, ...]) -> None:
         self._decided_s = -math.inf

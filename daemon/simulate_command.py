@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from actuators.clocks import ClockActuator
+from daemon.cells import cell
 from daemon.config_file import read_config
 from daemon.exit_codes import EX_FAILED, EX_USAGE
 from daemon.faults_command import run_faults
@@ -34,6 +35,7 @@ from simulator.scenario import CheckResult, Scenario, judge, run_scenario, scena
 
 SEEDS_MAX: Final = 100_000
 JOBS_MAX: Final = 1_024
+NUMBER: Final = ".3f"
 SHOWN: Final = (
     "tripped",
     "row_power_ratio_max",
@@ -309,17 +311,9 @@ def _table(report: Mapping[str, object], checks: Sequence[CheckResult]) -> str:
     assert isinstance(policies, dict)
     lines = [f"{'':<24}" + "".join(f"{name:>14}" for name in policies)]
     for metric in SHOWN:
-        cells = "".join(f"{_cell(values.get(metric)):>14}" for values in policies.values())
+        cells = "".join(f"{cell(values.get(metric), NUMBER):>14}" for values in policies.values())
         lines.append(f"{metric:<24}{cells}")
     for item in checks:
         word = "pass" if item.passed else "FAIL"
-        lines.append(f"{word}  {item.name}: {_cell(item.value)}")
+        lines.append(f"{word}  {item.name}: {cell(item.value, NUMBER)}")
     return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

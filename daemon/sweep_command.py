@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from daemon.cells import cell
 from daemon.exit_codes import EX_FAILED, EX_UNAVAILABLE, EX_USAGE
 from facility.compiler import did_you_mean
 from simulator.experiments.document import SweepScenario
@@ -31,6 +32,7 @@ from simulator.experiments.units import make_units
 EX_INTERRUPTED: Final = 130
 """Ended by Ctrl-C, as shells count it."""
 SWITCHES: Final = {"on": "true", "off": "false"}
+NUMBER: Final = ".5g"
 SHOWN_MAX: Final = 20
 
 
@@ -160,19 +162,11 @@ def table(scenario: SweepScenario, summary: Summary) -> str:
     columns = zip(summary.policies, widths, strict=True)
     lines = [" " * wide + "".join(f"{name:>{width}}" for name, width in columns)]
     for metric in shown:
-        cells = [_cell(found.get(metric)) for found in summary.policies.values()]
+        cells = [cell(found.get(metric), NUMBER) for found in summary.policies.values()]
         row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         lines.append(f"{metric:<{wide}}{row}")
     lines += [
-        f"{'pass' if item.passed else 'FAIL'}  {item.name}: {_cell(item.value)}"
+        f"{'pass' if item.passed else 'FAIL'}  {item.name}: {cell(item.value, NUMBER)}"
         for item in summary.checks
     ]
     return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)

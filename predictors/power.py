@@ -8,10 +8,11 @@ says which. Longer horizons add what the hour of the week usually brings.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
+from facility.config import ControlConfig
 from predictors.rises import BoolArray, FloatArray, RiseTracker
 from predictors.template import WeekTemplate
 
@@ -99,6 +100,17 @@ class PowerForecaster:
         self._held_ratio: FloatArray | None = None
         self._assumed_w: FloatArray | None = None
         self._last_s: float | None = None
+
+    @classmethod
+    def of(cls, control: ControlConfig, domain_count: int) -> Self:
+        """The forecaster that a site's control section asks for."""
+        return cls(
+            domain_count,
+            cycle_s=control.cycle_s,
+            horizon_s=control.horizon_s,
+            quantile=control.forecast_quantile,
+            spike_ratio=control.spike_ratio,
+        )
 
     def forget(self, domains: BoolArray) -> None:
         """Drop the history of `domains`: what they carry has changed, so their rises say nothing.

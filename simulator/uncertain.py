@@ -18,6 +18,7 @@ from simulator.gpu import A100_SXM_80, GpuConstants
 ENGINE_FIGURES: Final = (
     "decode_clock_exponent",
     "decode_slow_ratio",
+    "decode_loss_ratio",
     "bandwidth_knee_ratio",
     "a100_prefill_demand_ratio",
 )
@@ -60,6 +61,8 @@ def engine_with(engine: Engine, figures: Mapping[str, float]) -> Engine:
         engine = replace(engine, decode_clock_exponent=figures["decode_clock_exponent"])
     if "decode_slow_ratio" in figures:
         engine = replace(engine, decode_slow_ratio=figures["decode_slow_ratio"])
+    if "decode_loss_ratio" in figures:
+        engine = replace(engine, decode_loss_ratio=figures["decode_loss_ratio"])
     if "bandwidth_knee_ratio" in figures:
         engine = replace(engine, bandwidth_knee=figures["bandwidth_knee_ratio"])
     if "a100_prefill_demand_ratio" in figures:

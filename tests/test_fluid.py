@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from daemon.simulate_command import scenario_text
-from simulator.dispatch import Packing as RowPacking
+from simulator.dispatch import Packing
 from simulator.experiments.model import load_sweep
 from simulator.fluid.actuation import IN_BAND, OUT_OF_BAND, Actuation
 from simulator.fluid.document import FluidSweep
 from simulator.fluid.experiment import FluidLevel, bench_of, server_of, workload_of
-from simulator.fluid.router import Packing, Router
+from simulator.fluid.router import Router
 from simulator.fluid.rows import Layout
 from simulator.fluid.tally import RowTally
 from simulator.plant import PlantSettings
@@ -64,7 +64,7 @@ def test_both_levels_of_the_twin_agree_on_the_same_hour() -> None:
             warm_up_s=900.0,
             engine=model.engine,
             server=model.chassis,
-            packing=RowPacking(scenario.load.packed_ratio, scenario.load.packed_batch),
+            packing=Packing(scenario.load.packed_ratio, scenario.load.packed_batch),
             trips=False,
         ),
     )

@@ -6,6 +6,7 @@ every node anywhere between two clocks, so that it bounds every allocation from 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,6 +53,23 @@ class Problem:
     stages: list[Giving]
 
 
+def fleet_of(site: str, domains: Sequence[DomainConfig], nodes: Sequence[NodeConfig]) -> Fleet:
+    """A site of the two kinds of server, `dgx-h100` and `hgx-a100`."""
+    base = row_site(nodes=4)
+    return Fleet(
+        compile_site(
+            SiteConfig(
+                version=1,
+                site=site,
+                gpu_models=base.gpu_models | {"a100": A100},
+                node_models=base.node_models | {"hgx-a100": HGX_A100},
+                domains=tuple(domains),
+                nodes=tuple(nodes),
+            )
+        )
+    )
+
+
 def random_site(
     rng: np.random.Generator,
     *,
@@ -63,7 +81,6 @@ def random_site(
     feeds: int = 2,
 ) -> Fleet:
     """Feeds, rows, racks and nodes; two kinds of server and cooling zones across racks if asked."""
-    base = row_site(nodes=4)
     domains = [DomainConfig(name=f"ups-{feed}", kind="feed", rating_w=1e9) for feed in range(feeds)]
     kinds = ("dgx-h100", "hgx-a100") if mixed else ("dgx-h100",)
     found: list[NodeConfig] = []
@@ -89,18 +106,7 @@ def random_site(
             ]
     if zones:
         domains += [DomainConfig(name=f"aisle-{z}", kind="zone", rating_w=1e9) for z in range(2)]
-    return Fleet(
-        compile_site(
-            SiteConfig(
-                version=1,
-                site="random",
-                gpu_models=base.gpu_models | {"a100": A100},
-                node_models=base.node_models | {"hgx-a100": HGX_A100},
-                domains=tuple(domains),
-                nodes=tuple(found),
-            )
-        )
-    )
+    return fleet_of("random", domains, found)
 
 
 def random_problem(

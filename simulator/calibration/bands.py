@@ -46,6 +46,12 @@ def _clock_bands() -> dict[str, Band]:
             "assumption: decode takes 1 x its time down to .7 of the highest clock and 1.1 x"
             " (1.05 to 1.2) at .55",
         ),
+        "decode_loss_ratio": _band(
+            0.0, 0.0, 0.45, "1",
+            "assumption: what decode loses of its speed for each share of the clock that is missing"
+            " near the top; POLCA saw from none (GPT-NeoX) to 5 % (BLOOM) at a cut of the peak by"
+            " 13 %",
+        ),
         "bandwidth_knee_ratio": _band(
             0.45, 0.55, 0.65, "1",
             "from memory: below this share of the highest clock the cores starve the memory",

@@ -73,6 +73,5 @@ class FluidSweep(SweepScenario, frozen=True, kw_only=True):
     load: LoadSection
     control: dict[str, object] = msgspec.field(default_factory=dict)
     uncertain: dict[str, float] = msgspec.field(default_factory=dict)
-    decode_loss_ratio: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
     sweep: FluidAxes = FluidAxes()
     policies: Annotated[Mapping[str, FluidVariant], Meta(min_length=1, max_length=64)]

@@ -13,9 +13,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from controllers.proof import prove
 from facility.config import ControlConfig
 from facility.topology import SiteError
 from simulator.chassis import SERVERS
+from simulator.dispatch import Packing
 from simulator.engine import engine_named
 from simulator.experiments.document import At
 from simulator.experiments.model import Content, Model, Progress
@@ -31,7 +33,6 @@ from simulator.fluid.actuation import Path
 from simulator.fluid.book import Lengths
 from simulator.fluid.document import FluidSweep, FluidVariant, LoadSection
 from simulator.fluid.loop import PolicyLoop
-from simulator.fluid.router import Packing
 from simulator.fluid.run import FluidRun, Work
 from simulator.fluid.site import RowPoint, layout_of, rows_site
 from simulator.fluid.tables import Mix, ServerModel, ServerTables
@@ -101,11 +102,11 @@ class FluidLevel:
         found: dict[str, dict[str, MetricValue]] = {}
         for name in scenario.policies:
             points = [one for unit in results for one in unit.points if one.policy == name]
-            if points:
-                found[name] = {
-                    f"added_ratio_max_at_power_{factor:g}": _added_max(points, factor)
-                    for factor in scenario.sweep.power_factor
-                }
+            if not points:
+                continue
+            found[name] = {"added_ratio_max_proven": _proven_max(points)}
+            for factor in scenario.sweep.power_factor:
+                found[name][f"added_ratio_max_at_power_{factor:g}"] = _added_max(points, factor)
         return found
 
     def figures(self, _scenario: FluidSweep, _results: Sequence[UnitResult]) -> Sequence[Figure]:
@@ -119,6 +120,8 @@ class FluidLevel:
             " live policies in the loop. A power reading is the mean of a step.",
             "Latency impact and throughput are told against a row with the same servers and the"
             " same requests that has power enough for all of them.",
+            "The ledger is not in the loop: what leases may add up to is judged by the lease proof"
+            " (`lease_proof_holds`), and a controller refuses to actuate a row that fails it.",
         )
 
 
@@ -173,9 +176,11 @@ class Bench:
             )
         except SiteError as error:
             raise ValueError(str(error)) from error
+        failing = {proof.domain for proof in prove(site).rows if not proof.passed}
+        self._proven = [domain not in failing for domain in site.domains]
         path = Path(variant.path.clock_s, variant.path.brake_s)
         self.run = FluidRun(
-            PolicyLoop(site, path, tick_s=scenario.tick_s),
+            PolicyLoop(site, path),
             layout_of(points, priorities),
             ServerTables(model, mixes),
             mixes,
@@ -186,6 +191,7 @@ class Bench:
         peak = workload.envelope.peak_per_s
         scale = scenario.load.peak_requests_per_server_s / peak
         self.load = NodeLoad(workload, priorities=priorities, scale=scale, seed=seed)
+        self._priorities = priorities
         self._servers = [point.servers for point in points]
         self._quantiles: dict[int, dict[str, float]] = {}
 
@@ -203,17 +209,18 @@ class Bench:
             "brake_s": float(tally.brake_s[row]),
             "over_capacity_s": float(tally.over_s[row]),
             "energy_j": float(tally.energy_j[row]),
+            "lease_proof_holds": float(self._proven[row]),
         }
         ours, theirs = self.latencies(row), self.latencies(free)
         for name in PRIORITIES:
             group, other = self._group(row, name), self._group(free, name)
-            servers = self._servers[row] * self._mixes.count(name) or 1
+            servers = self._priorities[: self._servers[row]].count(name)
             found[f"capped_s_{name}"] = float(tally.capped_s[group])
             found[f"throughput_ratio_{name}"] = float(
                 tally.requests[group] / max(tally.requests[other], 1.0)
             )
             found[f"capped_share_{name}"] = float(
-                tally.capped_s[group] / tally.seconds / max(servers / len(self._mixes), 1.0)
+                tally.capped_s[group] / tally.seconds / max(servers, 1)
             )
             for quantile in QUANTILES:
                 key = f"{quantile}_{name}"
@@ -284,7 +291,7 @@ def server_of(scenario: FluidSweep) -> ServerModel:
             f"uncertain: {', '.join(unknown)}: allowed are {', '.join(ENGINE_FIGURES)}"
         )
     engine = engine_with(engine_named(row.model, row.part, chassis.gpu_count), scenario.uncertain)
-    return ServerModel(chassis, part, replace(engine, decode_loss_ratio=scenario.decode_loss_ratio))
+    return ServerModel(chassis, part, engine)
 
 
 def workload_of(load: LoadSection) -> Workload:
@@ -343,6 +350,13 @@ LIMITS: Final = {
     "latency_p99_impact_ratio_low": 0.50,
 }
 """POLCA's own limits (papers 1.4)."""
+
+
+def _proven_max(points: Sequence[Point]) -> float | None:
+    """The most servers that can be added such that no failure of control trips the row."""
+    return max(
+        (one.at["added_ratio"] for one in points if one.metrics["lease_proof_holds"]), default=None
+    )
 
 
 def _added_max(points: Sequence[Point], factor: float) -> float | None:

@@ -25,7 +25,7 @@ BoolArray = NDArray[np.bool_]
 class PolicyLoop:
     """One policy for all rows of a site; arrays of shape (n,) in the site's order."""
 
-    def __init__(self, site: Site, path: Path, *, tick_s: float) -> None:
+    def __init__(self, site: Site, path: Path) -> None:
         """Everything at its highest clock."""
         control = site.control
         self.site = site
@@ -33,16 +33,8 @@ class PolicyLoop:
         self._policy = make_policy(
             control.policy, domain_count=len(site.domains), cycle_s=control.cycle_s
         )
-        self._forecaster = PowerForecaster(
-            len(site.domains),
-            cycle_s=control.cycle_s,
-            horizon_s=control.horizon_s,
-            quantile=control.forecast_quantile,
-            spike_ratio=control.spike_ratio,
-        )
-        self._tick_s = tick_s
+        self._forecaster = PowerForecaster.of(control, len(site.domains))
         self._decides = control.policy != "none"
-        self._forecasts = control.policy in ("ampacity", "uniform")
         nothing = frozenset[str]()
         self._shares = self.fleet.shares(nothing)
         self.capacity_w = self.fleet.capacity_w(nothing)
@@ -71,7 +63,7 @@ class PolicyLoop:
         if not self._decides:
             return self._no_row
         rise_w, from_history = self._no_rise, self._no_row
-        if self._forecasts:
+        if self._policy.looks_ahead:
             free_w = np.add.reduceat(self.fleet.free_w(power_w, self.in_force_mhz), self._starts)
             forecast = self._forecaster.forecast(row_w, free_w=free_w, now_s=now_s, wall_s=now_s)
             rise_w, from_history = forecast.rise_w, forecast.from_history

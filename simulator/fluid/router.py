@@ -6,12 +6,12 @@ between. Rows hold different batches, so where packed requests go differs from r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.dispatch import Packing
 from simulator.fluid.rows import Layout
 
 FloatArray = NDArray[np.float64]
@@ -20,14 +20,6 @@ BoolArray = NDArray[np.bool_]
 
 ROUNDS: Final = 3
 """More than so many servers are hardly filled within one step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """The share of requests that are packed, and the batch up to which a server takes them."""
-
-    share: float
-    depth: int
 
 
 class Router:

@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.dispatch import Packing
 from simulator.fluid.book import Book
 from simulator.fluid.loop import PolicyLoop
-from simulator.fluid.router import Packing, Router
+from simulator.fluid.router import Router
 from simulator.fluid.rows import FluidRows, Layout
 from simulator.fluid.tables import Mix, ServerTables
 from simulator.fluid.tally import RowTally

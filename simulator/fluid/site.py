@@ -57,11 +57,12 @@ def rows_site(
         SiteError: the model's figures contradict each other.
     """
     part, chassis = model.part, model.chassis
+    gpu = part.name.lower().replace(" ", "-")
     config = SiteConfig(
         version=1,
         site="sweep",
         gpu_models={
-            "gpu": GpuModelConfig(
+            gpu: GpuModelConfig(
                 clock_mhz_min=part.clock_mhz_min,
                 clock_mhz_max=part.clock_mhz_max,
                 clock_mhz_step=part.clock_mhz_step,
@@ -73,7 +74,7 @@ def rows_site(
         },
         node_models={
             "server": NodeModelConfig(
-                gpu_model="gpu",
+                gpu_model=gpu,
                 gpu_count=chassis.gpu_count,
                 overhead_w=chassis.fixed_power_w + chassis.busy_power_w + chassis.fan_power_w,
                 gpu_power_factor=chassis.gpu_power_factor,
