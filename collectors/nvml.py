@@ -82,7 +82,8 @@ class NvmlHost:
             return ""
 
     def _gpus(self, count: int) -> Sequence[GpuPort]:
-        opened = [self._try(index) for index in range(count)]
+        driver_version = self.driver_version()
+        opened = [self._try(index, driver_version) for index in range(count)]
         live = {gpu.identity().uuid for gpu in opened if isinstance(gpu, NvmlGpu)}
         if count and not live:
             raise next(error for error in opened if isinstance(error, GpuError))
@@ -97,10 +98,10 @@ class NvmlHost:
                 gpus.append(_AbsentGpu(index, uuid, gpu))
         return gpus
 
-    def _try(self, index: int) -> NvmlGpu | GpuError:
+    def _try(self, index: int, driver_version: str) -> NvmlGpu | GpuError:
         """One GPU, or why there is none: a sick one must not blind us to its neighbours."""
         try:
-            return NvmlGpu.open(self._nvml, index)
+            return NvmlGpu.open(self._nvml, index, driver_version)
         except DriverLost:
             raise
         except GpuError as error:

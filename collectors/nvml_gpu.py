@@ -38,6 +38,8 @@ ERRORS: Final[dict[int, type[GpuError]]] = {
     16: GpuLost,  # RESET_REQUIRED
     17: GpuDenied,  # OPERATING_SYSTEM: the container or cgroup denies the device
     18: DriverLost,  # LIB_RM_VERSION_MISMATCH: cured by a new process only
+    25: GpuUnsupported,  # ARGUMENT_VERSION_MISMATCH: the driver has the call in another version
+    26: GpuUnsupported,  # DEPRECATED: it has another call instead
     28: GpuLost,  # GPU_NOT_FOUND
 }
 """NVML return codes by what they mean to us; any other is a plain `GpuError`, worth a retry."""
@@ -75,12 +77,21 @@ FIELDS: Final = {
     270: _Field("HW_THERMAL_SLOWDOWN", *_COUNTER),
     271: _Field("POWER_BRAKE", *_COUNTER),
 }
+BRAKE_COUNTER: Final = f"field 271 {FIELDS[271].name}"
+"""The name under which an identity tells why there is no such counter."""
+
 CELSIUS: Final = _Field("temperature", 1.0, -60.0, 150.0)
 EVENT_BITS: Final = _Field("event reasons", 1, 0, 2**32)
 CLOCK_MHZ_MAX: Final = 10_000
 FAST: Final = (186, 190, 271, 74)
 MEDIUM: Final = (82, 83, 75, 269, 270)
 SLOW: Final = (192, 230)
+
+SLOWDOWN_COUNTERS: Final = (269, 270, 271)
+SLOWDOWN_COUNTERS_SINCE: Final = (580, 82)
+"""The first driver in which these numbers are the counters. By NVIDIA's own bindings they were 251
+to 253 in 575.51 and 580.65, where 269 to 271 are settings of power smoothing: whoever changed such
+a setting would look like the brake pin. Releases before 575 have neither."""
 
 _VALUE_MEMBERS: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 
@@ -100,8 +111,13 @@ class NvmlGpu:
         self._memory_temperature_c_max: float | None = None
 
     @classmethod
-    def open(cls, nvml: Any, index: int) -> NvmlGpu:  # noqa: ANN401
+    def open(cls, nvml: Any, index: int, driver_version: str) -> NvmlGpu:  # noqa: ANN401
         """Find the GPU at an index and read what does not change before the next re-open.
+
+        Args:
+            nvml: the loaded binding.
+            index: the GPU's place in the driver's list.
+            driver_version: settles what some field numbers mean; empty when it is not known.
 
         Raises:
             GpuError: the kind says what is wrong; nothing is half-open.
@@ -110,6 +126,8 @@ class NvmlGpu:
             gpu = cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
         except nvml.NVMLError as error:
             raise translated("nvmlDeviceGetHandleByIndex", error) from error
+        if _release_of(driver_version) < SLOWDOWN_COUNTERS_SINCE:
+            gpu._drop_slowdown_counters(driver_version)
         gpu._identify(index)
         gpu._temperature_c_max = gpu._threshold(GPU_MAX) or gpu._threshold(SLOWDOWN)
         gpu._memory_temperature_c_max = gpu._threshold(MEMORY_MAX)
@@ -255,6 +273,14 @@ class NvmlGpu:
             also = ": power is nvmlDeviceGetPowerUsage, mostly a 1 s mean" if field == 186 else ""
             self._refusals[name] = f"not supported ({code}){also}"
 
+    def _drop_slowdown_counters(self, driver_version: str) -> None:
+        """Do without the counters: the event bits and the older thermal counter remain."""
+        for group, fields in self._fields.items():
+            self._fields[group] = tuple(one for one in fields if one not in SLOWDOWN_COUNTERS)
+        since = ".".join(str(part) for part in SLOWDOWN_COUNTERS_SINCE)
+        reason = f"another field before driver {since}, and this is {driver_version or 'unknown'}"
+        self._refusals |= {_label(field): reason for field in SLOWDOWN_COUNTERS}
+
     def _sane(self, name: str, raw: float | None, field: _Field) -> float | None:
         """A raw value in our unit, None when it is blank; the next good value ends the blank."""
         if raw is None:
@@ -338,6 +364,12 @@ class NvmlGpu:
 def translated(name: str, error: Any) -> GpuError:  # noqa: ANN401
     """An NVML error as what `facility.ports` names, with the call, the text and the code."""
     return ERRORS.get(error.value, GpuError)(f"{name}: {error} ({error.value})")
+
+
+def _release_of(driver_version: str) -> tuple[int, ...]:
+    """Release and update of a driver as `580.82.07` tells them, () where it does not."""
+    parts = driver_version.split(".")[:2]
+    return tuple(int(part) for part in parts) if all(map(str.isdecimal, parts)) else ()
 
 
 def _label(field: int) -> str:

@@ -142,6 +142,19 @@ def test_a_gpu_host_with_driver_and_broker_is_well(
     assert fake.truth(0).writes_count == 0  # it never locked anything to see
 
 
+def test_a_driver_without_a_brake_counter_is_told_with_what_it_costs(
+    fake: FakeNvml, ampacity: Shell
+) -> None:
+    fake.reload_driver(version="575.57.08")
+    checks = {check["name"]: check for check in ampacity("doctor", "--json").json["checks"]}
+    assert checks["driver"]["grade"] == "warn"
+    assert "575.57.08: a power brake is seen twice a second" in checks["driver"]["sentence"]
+    assert "8 GPUs: " in checks["gpus"]["sentence"]
+    fake.reload_driver(version="580.82.07")
+    checks = {check["name"]: check for check in ampacity("doctor", "--json").json["checks"]}
+    assert checks["driver"]["grade"] == "ok"
+
+
 def test_a_gpu_host_without_driver_or_broker_fails_each(tmp_path: Path, ampacity: Shell) -> None:
     port = take_free_port()
     write_files(tmp_path, port)

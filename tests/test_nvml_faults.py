@@ -50,6 +50,8 @@ def refusals(gpu: GpuPort) -> dict[str, str]:
         (17, GpuDenied),
         (18, DriverLost),
         (19, GpuError),
+        (25, GpuUnsupported),
+        (26, GpuUnsupported),
         (28, GpuLost),
         (999, GpuError),
         (4711, GpuError),
@@ -168,6 +170,41 @@ def test_old_drivers_are_asked_by_the_old_names(fake: FakeNvml, gpus: Sequence[G
     medium = gpus[0].read_medium()
     assert medium.temperature_c == int(fake.truth(0).temperature_c)
     assert medium.event_reasons & 0x80
+
+
+@pytest.mark.parametrize("version", ["", "535.183.01", "570.172.08", "575.57.08", "580.65.06"])
+def test_field_numbers_that_meant_something_else_are_not_read_as_slowdown_counters(
+    fake: FakeNvml, host: NvmlHost, version: str
+) -> None:
+    fake.reload_driver(version=version)
+    gpu = host.open()[0]
+    fake.brake(0, on=True)
+    fake.elapse(0.5)
+    medium = gpu.read_medium()
+    assert gpu.read_fast().brake_s is None
+    assert medium.thermal_throttle_s == 0.0  # the older counter of both kinds together
+    assert medium.event_reasons & 0x80  # so the brake is still seen
+    assert "580.82" in refusals(gpu)["field 271 POWER_BRAKE"]
+
+
+@pytest.mark.parametrize("version", ["580.82.07", "580.159.04", "590.44.01"])
+def test_slowdown_counters_are_read_where_their_numbers_are_todays(
+    fake: FakeNvml, host: NvmlHost, version: str
+) -> None:
+    fake.reload_driver(version=version)
+    gpu = host.open()[0]
+    fake.brake(0, on=True)
+    fake.elapse(0.5)
+    assert gpu.read_fast().brake_s == pytest.approx(0.5, abs=0.02)
+    assert refusals(gpu) == {}
+
+
+@pytest.mark.parametrize("code", [25, 26])
+def test_a_call_that_this_driver_has_in_another_version_gives_way_to_the_older_one(
+    fake: FakeNvml, gpus: Sequence[GpuPort], code: int
+) -> None:
+    fake.refuse(0, "nvmlDeviceGetTemperatureV", code)
+    assert gpus[0].read_medium().temperature_c == int(fake.truth(0).temperature_c)
 
 
 def test_a_gpu_that_tells_no_power_at_all_is_unsupported(

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from collectors.nvml import NvmlHost
+from collectors.nvml_gpu import BRAKE_COUNTER
 from daemon.operator.checkup import Check, fail, ok, warn
 from facility.ports import GpuDenied, GpuError
+from facility.wire import GpuIdentity
 
 PYTHON_MIN: Final = (3, 11)
 OURS: Final = (
@@ -105,7 +107,7 @@ def gpu_checks(*, needed: bool) -> list[Check]:
         return [warn("gpus", f"{error}: well on a controller's host, not on a GPU host")]
     finally:
         host.close()
-    found = [ok("driver", f"NVIDIA driver {version}, libnvidia-ml.so.1 is there")]
+    found = [_driver_check(version, identities)]
     sick = [one for one in identities if "open" in one.refusals]
     found += [
         fail("gpus", f"GPU {one.index} does not answer: {one.refusals['open']}") for one in sick
@@ -122,6 +124,16 @@ def gpu_checks(*, needed: bool) -> list[Check]:
         text = f"MIG is on for {shared}: their clocks can be locked, per-instance readings cannot"
         found.append(warn("mig", f"{text} be had"))
     return found
+
+
+def _driver_check(version: str, identities: Sequence[GpuIdentity]) -> Check:
+    """The driver's version, and whether its counters catch a power brake between two looks."""
+    for one in identities:
+        reason = one.refusals.get(BRAKE_COUNTER)
+        if reason is not None:
+            text = "a power brake is seen twice a second, not ten times, without"
+            return warn("driver", f"NVIDIA driver {version}: {text} {BRAKE_COUNTER}: {reason}")
+    return ok("driver", f"NVIDIA driver {version}, libnvidia-ml.so.1 is there")
 
 
 def permission_checks(*, euid: int | None = None, capabilities: int | None = None) -> list[Check]:

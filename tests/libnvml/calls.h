@@ -94,6 +94,6 @@ struct field_value {
     } value;
 };
 
-void read_field(const struct gpu *gpu, struct field_value *out);
+void read_field(const struct gpu *gpu, uint32_t slowdown_counters_from, struct field_value *out);
 
 #endif

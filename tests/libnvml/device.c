@@ -27,14 +27,6 @@ EXPORT int nvmlDeviceGetTotalEnergyConsumption(void *device, uint64_t *out) {
     return OK;
 }
 
-EXPORT int nvmlDeviceGetFieldValues(void *device, int count, struct field_value *values) {
-    ENTER(nvmlDeviceGetFieldValues)
-    for (int i = 0; i < count; i++)
-        read_field(gpu, &values[i]);
-    leave();
-    return OK;
-}
-
 /* --- clocks --------------------------------------------------------------------------------- */
 
 static int clock_info(struct gpu *gpu, int kind, double sm_mhz, uint32_t *out) {

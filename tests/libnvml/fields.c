@@ -9,6 +9,8 @@
 #define U64 3u
 #define S32 5u
 
+#define SMOOTHING_SETTING 10000.0 /* any: a ramp rate, say */
+
 static void u32(struct field_value *out, double value) {
     out->type = U32;
     out->value.u32 = (uint32_t)value;
@@ -52,14 +54,27 @@ static int other_field(const struct gpu *gpu, struct field_value *out) {
     case 195:
     case 196: s32(out, 0); return OK;
     case 230: u32(out, gpu->faults.recovery_action); return OK;
-    case 269: u64(out, (double)p->sw_thermal_ns); return OK;
-    case 270: u64(out, (double)p->hw_thermal_ns); return OK;
-    case 271: u64(out, (double)p->brake_ns); return OK;
     default: return NOT_SUPPORTED;
     }
 }
 
-void read_field(const struct gpu *gpu, struct field_value *out) {
+/* From 575 until 580.82 the counters had the numbers of power smoothing, and 269 to 271 were three
+ * of its settings; the Blackwell parts that have it answer those with a plain number. */
+static int slowdown_field(const struct gpu *gpu, uint32_t from, struct field_value *out) {
+    const struct plant *p = &gpu->plant;
+    if (from == 251 && out->field >= 269 && out->field <= 271) {
+        u32(out, SMOOTHING_SETTING);
+        return OK;
+    }
+    switch (from ? out->field - from : 3) {
+    case 0: u64(out, (double)p->sw_thermal_ns); return OK;
+    case 1: u64(out, (double)p->hw_thermal_ns); return OK;
+    case 2: u64(out, (double)p->brake_ns); return OK;
+    default: return NOT_SUPPORTED;
+    }
+}
+
+void read_field(const struct gpu *gpu, uint32_t slowdown_counters_from, struct field_value *out) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     out->timestamp_us = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
@@ -67,6 +82,8 @@ void read_field(const struct gpu *gpu, struct field_value *out) {
     int code = power_field(gpu, out);
     if (code)
         code = other_field(gpu, out);
+    if (code)
+        code = slowdown_field(gpu, slowdown_counters_from, out);
     if (out->field < FIELDS_MAX && gpu->faults.field_error[out->field])
         code = gpu->faults.field_error[out->field];
     if (out->field && out->field == (uint32_t)gpu->faults.blank_field)

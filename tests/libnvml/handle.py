@@ -133,16 +133,19 @@ class FakeNvml:
         write_s: float = 0.005,
         settle_s: float = 0.02,
         frozen: bool = False,
+        driver_version: str = "580.159.04",
     ) -> FakeNvml:
         """Make the page at `path` with `gpu_count` idle GPUs in air of 25 degrees.
 
         `write_s` is how long a clock write takes and `settle_s` how long the clock takes after it:
         medians of a published V100 set, constant here so that a test repeats. When `frozen`, model
-        time stands still between calls of `elapse`; hangs and write times stay real.
+        time stands still between calls of `elapse`; hangs and write times stay real. Field numbers
+        mean what NVIDIA's headers of `driver_version` say.
         """
         path.write_bytes(bytes(ctypes.sizeof(State)))
         fake = cls(path, library)
         fake._state.gpu_count = gpu_count
+        fake._state.driver_version = driver_version.encode()
         fake._state.frozen_ns = _monotonic_ns() if frozen else 0
         for index, gpu in enumerate(fake._state.gpus[:gpu_count]):
             gpu.uuid = f"GPU-{uuid.uuid5(uuid.NAMESPACE_URL, f'{path}#{index}')}".encode()
@@ -298,8 +301,13 @@ class FakeNvml:
                 one.faults.write_s, one.faults.settle_s = kept
                 one.plant.lost = 0
 
-    def reload_driver(self, *, down_s: float = 0.0) -> None:
-        """Reload the driver: handles are void, counters restart, locks are gone."""
+    def reload_driver(self, *, down_s: float = 0.0, version: str | None = None) -> None:
+        """Reload the driver: handles are void, counters restart, locks are gone.
+
+        `version` is the driver that comes up, the same one if left out.
+        """
+        if version is not None:
+            self._state.driver_version = version.encode()
         self._library.fake_nvml_reload(self._at, int(down_s * 1e9))
 
     # --- what is true -------------------------------------------------------------------------

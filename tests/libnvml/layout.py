@@ -120,6 +120,7 @@ class State(Structure):
         ("down_until_ns", c_int64),
         ("init_error", c_int32),
         ("unused", c_int32),
+        ("driver_version", c_char * 32),
         ("calls_count", c_int64 * CALLS_MAX),
         ("mutex", c_char * MUTEX_BYTES),
         ("gpus", Gpu * GPUS_MAX),

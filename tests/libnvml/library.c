@@ -191,18 +191,39 @@ EXPORT int nvmlDeviceGetCount_v2(uint32_t *count) {
     return code;
 }
 
-EXPORT int nvmlSystemGetDriverVersion(char *out, uint32_t size) {
-    snprintf(out, size, "570.0.0");
-    return alive();
+/* Where the headers of this driver's release put the slowdown counters; 0 before there were any. */
+static uint32_t slowdown_counters_from(void) {
+    int release = 0, update = 0;
+    sscanf(page->driver_version, "%d.%d", &release, &update);
+    if (release > 580 || (release == 580 && update >= 82))
+        return 269;
+    return release >= 575 ? 251 : 0;
 }
 
-EXPORT int nvmlSystemGetNVMLVersion(char *out, uint32_t size) {
-    snprintf(out, size, "12.570.0.0");
+EXPORT int nvmlDeviceGetFieldValues(void *device, int count, struct field_value *values) {
+    ENTER(nvmlDeviceGetFieldValues)
+    for (int i = 0; i < count; i++)
+        read_field(gpu, slowdown_counters_from(), &values[i]);
+    leave();
     return OK;
 }
 
+EXPORT int nvmlSystemGetDriverVersion(char *out, uint32_t size) {
+    int code = alive();
+    if (!code)
+        snprintf(out, size, "%s", page->driver_version);
+    return code;
+}
+
+EXPORT int nvmlSystemGetNVMLVersion(char *out, uint32_t size) {
+    int code = alive();
+    if (!code)
+        snprintf(out, size, "13.%s", page->driver_version);
+    return code;
+}
+
 EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *out) {
-    *out = 12080;
+    *out = 13000;
     return alive();
 }
 

@@ -87,6 +87,7 @@ struct state {
     int64_t frozen_ns;             /* or, when this is not 0, this plus the offset */
     int64_t down_until_ns;         /* CLOCK_MONOTONIC until which the driver is not loaded */
     int32_t init_error, unused;    /* return code of nvmlInit, 0 for none */
+    char driver_version[32];       /* it settles what some field numbers mean */
     int64_t calls_count[CALLS_MAX];
     pthread_mutex_t mutex; /* process-shared and robust: clients are killed in tests */
     struct gpu gpus[GPUS_MAX];
