@@ -2,8 +2,9 @@
 
 Adaptive conformal: after each horizon it is known whether what was said has been passed, and what
 is said next moves up by a little if so and down by much less if not, so that in the long run it is
-passed exactly as often as the quantile allows, whatever the series is. One horizon, many domains,
-no copy of any window.
+passed exactly as often as the quantile allows, whatever the series is. What no rise has reached for
+long is not said any more, so that one spike is not held for hours. One horizon, many domains, no
+copy of any window.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ GAIN: Final = 0.2
 """Step of the quantile as a share of the usual rise: it is found again after some 100 rises."""
 USUAL_COUNT: Final = 100
 """The usual rise is a mean over about so many."""
+BLOCK_LENGTH: Final = 3.0
+"""Length of a block, in mean times between two horizons that pass the quantile. Nothing is said
+that no rise has reached for a whole block and the present one. Steps alone go down a hundred times
+slower than up: one spike would be held for a day."""
 HELD_QUANTILE_MIN: Final = 0.999
 """From here on the largest rises are held: a quantile this high is learnt from too few."""
 PEAK_HALF_LIFE_RISES: Final = 4.0
@@ -62,6 +67,10 @@ class RiseTracker:
         self._usual = np.zeros(domain_count)
         self._peak = np.zeros(domain_count)
         self._count = np.zeros(domain_count)
+        self._block_count = math.ceil(BLOCK_LENGTH * self._looks / self._miss_ratio - 1e-6)
+        self._largest = np.zeros((2, domain_count))
+        """The largest rise of the block before this one, and of this one so far."""
+        self._largest[0] = np.inf
 
     def cut(self, domains: BoolArray) -> None:
         """Take no rise from before to after this moment for `domains`; keep what is learnt."""
@@ -74,6 +83,7 @@ class RiseTracker:
         self.cut(domains)
         for state in (self._quantile, self._usual, self._peak, self._count):
             state[domains] = 0.0
+        self._largest[0, domains], self._largest[1, domains] = np.inf, 0.0
 
     @property
     def backed(self) -> BoolArray:
@@ -124,9 +134,19 @@ class RiseTracker:
         young = self._count <= self._count_min
         if young.any():
             moved = np.where(young, np.maximum(self._quantile, rise), moved)
-        self._quantile = np.maximum(moved, 0.0)
+        self._quantile = np.minimum(np.maximum(moved, 0.0), self._reached(rise, known))
         if self._peak_keeps:
             self._peak = np.maximum(self._peak_keeps * self._peak, PEAK_RATIO * rise)
+
+    def _reached(self, rise: FloatArray, known: BoolArray) -> FloatArray:
+        """The largest rise in living memory: at most two blocks old and at least one."""
+        before, here = self._largest
+        np.maximum(here, rise, out=here)
+        largest: FloatArray = np.maximum(before, here)
+        ends = known & (self._count % self._block_count == 0)
+        if ends.any():
+            before[ends], here[ends] = here[ends], 0.0
+        return largest
 
     @property
     def rise(self) -> FloatArray:

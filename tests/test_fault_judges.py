@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
+import msgspec
 import pytest
 
 from controllers.node import NodeBrain
 from controllers.reaction import reaction_bounds
 from daemon.faults_parts import LiveParts
-from facility.wire import Emergency, encode
+from facility.wire import Codec, DomainState, Emergency, Mode, encode
 from simulator.faults.assumptions import LOOK_S, Watch
 from simulator.faults.dice import dice
 from simulator.faults.hosts import NodeHost
+from simulator.faults.liveness import Service, calm_service, waits_for_forecast
 from simulator.faults.plant import STEP_S
 from simulator.faults.sites import ROW, DrawnSite, draw_site
 from simulator.faults.witness import Witness
@@ -161,3 +164,38 @@ def test_a_node_that_comes_late_hears_from_a_leader_what_a_deposed_one_has_repla
     case.storm.run(HEARING_S)
     assert brain_of(case.late).contingencies.active == ("brake",)
     assert not case.storm.witness.unheeded
+
+
+class Calm:
+    """A site in its calm, some of its service then taken away, and its domains made to shave."""
+
+    def __init__(self) -> None:
+        self.world = Storm(ignored_locks_max=0).world
+        self.calm = calm_service(self.world)
+
+    def shave(self) -> None:
+        topic = self.world.topics.domain(ROW, "state")
+        state = Codec().decode(self.world.broker.retained[topic], DomainState)
+        shaving = msgspec.structs.replace(state, mode=Mode.SHAVING)
+        self.world.broker.retained[topic] = encode(shaving)
+
+    def waits_at(self, share: float, *, leased: bool = True) -> bool:
+        nodes = {
+            name: replace(node, worst_w=share * node.worst_w, leased=leased)
+            for name, node in self.calm.nodes.items()
+        }
+        return waits_for_forecast(self.world, Service(nodes, leading=True), self.calm)
+
+
+def test_a_forecast_may_hold_clocks_for_a_while_where_a_domain_says_that_it_shaves() -> None:
+    case = Calm()
+    assert not case.waits_at(0.96)
+    case.shave()
+    assert case.waits_at(0.96)
+    assert not case.waits_at(0.98)
+
+
+def test_no_forecast_excuses_a_node_without_a_lease() -> None:
+    case = Calm()
+    case.shave()
+    assert not case.waits_at(0.96, leased=False)

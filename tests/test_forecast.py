@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,39 @@ def test_a_silent_node_is_no_load_that_has_come_and_is_not_learnt_as_one() -> No
 def test_what_is_assumed_counts_as_load_below_one_percent_of_it() -> None:
     assert risen(1_005.0, assumed=True) == pytest.approx(0.01, rel=0.01)
     assert risen(1_015.0, assumed=True) == 0.0
+
+
+def expected_again(spikes: Sequence[int], cycles: int) -> float:
+    """What is expected after so many cycles, as a share: a spike of 40 % for 10 cycles at each."""
+    power = forecaster()
+    for cycle in range(cycles):
+        spike = any(0 <= cycle - begin < 10 for begin in spikes)
+        last = power.forecast(np.array([140_000.0 if spike else 100_000.0]))
+    assert last.from_history[0] == (cycles >= 102)
+    return float(last.rise_w[0] / last.power_w[0])
+
+
+@pytest.mark.parametrize("begins", [20, 80])
+def test_a_spike_in_a_young_history_is_expected_again_for_300_horizons_at_least(
+    begins: int,
+) -> None:
+    assert expected_again([begins], begins + 10 + 900) == pytest.approx(0.4, rel=0.02)
+
+
+@pytest.mark.parametrize("begins", [20, 80])
+def test_a_spike_in_a_young_history_is_forgotten_after_600_horizons(begins: int) -> None:
+    """Steps alone would hold it for a day: a P99 goes down a hundred times slower than up."""
+    assert expected_again([begins], begins + 10 + 1_800) == 0.0
+
+
+def test_one_spike_in_a_long_history_is_no_hundredth() -> None:
+    assert expected_again([850], 850 + 20) < 0.01
+
+
+def test_a_spike_that_comes_back_within_a_hundred_horizons_is_not_forgotten() -> None:
+    spikes = range(50, 4_000, 280)
+    for begins in spikes[-3:]:
+        assert expected_again(spikes, begins) == pytest.approx(0.4, rel=0.02)
 
 
 def test_without_a_meter_a_node_counts_with_its_worst_overhead() -> None:

@@ -6,15 +6,20 @@ and the last decision's messages, which is what an operator would look at.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Final
 
+from facility.wire import Codec, DomainState, Mode, WireError
 from simulator.faults.world import World
 
 BACK_RATIO: Final = 0.97
 """A site serves as before when its ceilings allow at least this share of what they did.
 
 Of the whole site, because who gets how much of it follows from the load, which has changed."""
+FORGET_S: Final = 1_900.0
+"""After so long no forecast may hold clocks for the storm any more. Until then it must, if its
+quantile says so: a P99 with a reaction of 3 s forgets a spike after 1,800 s (docs/policies.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,20 @@ def calm_service(world: World) -> Service:
 
 def shortfalls(now: Service, calm: Service) -> list[str]:
     """What is missing for full service, a sentence each."""
+    found = _unserved(now)
+    if not found and _is_slower(now, calm):
+        found.append(f"clocks allow {now.worst_w:.0f} W, before the storm {calm.worst_w:.0f} W")
+    return found
+
+
+def _is_slower(now: Service, calm: Service) -> bool:
+    """Whether ceilings are lower than before the storm, and heat is not why."""
+    hot = any(node.hot for node in now.nodes.values())
+    return not hot and now.worst_w < BACK_RATIO * calm.worst_w
+
+
+def _unserved(now: Service) -> list[str]:
+    """What nobody may be without, whatever the load does."""
     found = [] if now.leading else ["no controller leads"]
     for name, node in now.nodes.items():
         if not node.leased:
@@ -75,11 +94,20 @@ def shortfalls(now: Service, calm: Service) -> list[str]:
             found.append(f"{name} still holds {', '.join(node.contingencies)}")
         elif not node.hot and node.ceiling_mhz < node.safe_ceiling_mhz:
             found.append(f"{name} is at {node.ceiling_mhz} MHz, below its safe ceiling")
-    served_w, before_w = now.worst_w, calm.worst_w
-    if (
-        not found
-        and served_w < BACK_RATIO * before_w
-        and not any(node.hot for node in now.nodes.values())
-    ):
-        found.append(f"clocks allow {served_w:.0f} W, before the storm {before_w:.0f} W")
     return found
+
+
+def waits_for_forecast(world: World, now: Service, calm: Service) -> bool:
+    """Whether all that is missing is what shaving domains say they hold for what may come."""
+    return (
+        not _unserved(now)
+        and _is_slower(now, calm)
+        and any(_is_shaving(world, name) for name in world.site.domains)
+    )
+
+
+def _is_shaving(world: World, domain: str) -> bool:
+    kept = world.broker.retained.get(world.topics.domain(domain, "state"), b"")
+    with contextlib.suppress(WireError):
+        return Codec().decode(kept, DomainState).mode is Mode.SHAVING
+    return False

@@ -18,7 +18,13 @@ from simulator.faults.dice import dice
 from simulator.faults.document import FaultsScenario
 from simulator.faults.kinds import KINDS
 from simulator.faults.kinds_control import lift_everything
-from simulator.faults.liveness import Service, calm_service, shortfalls
+from simulator.faults.liveness import (
+    FORGET_S,
+    Service,
+    calm_service,
+    shortfalls,
+    waits_for_forecast,
+)
 from simulator.faults.parts import Parts
 from simulator.faults.plan import Plan, Planned, draw_plan
 from simulator.faults.plant import STEP_S
@@ -29,6 +35,7 @@ from simulator.faults.world import World
 HEALING_LOAD_MAX: Final = 0.2
 """Little work while the site heals: after a storm the forecast expects storms, rightly, and more
 work than this would be shaved for it."""
+FORGET_STEP_S: Final = 10.0
 BRAKE_PIN_S: Final = 3.0
 
 
@@ -95,6 +102,8 @@ class _Run:
         self.plan: Plan = draw_plan(self.world, scenario, self.reaction, dice(self.rng.random()))
         self._hash = hashlib.sha256()
         self._calm: Service | None = None
+        self._steps = 0
+        self._look_s = LOOK_S
 
     def run(self) -> SeedResult:
         """Calm, storm, healing, verdict."""
@@ -106,21 +115,35 @@ class _Run:
         self._schedule()
         world.timeline.at(storm_s - 0.01, self._remember_calm)
         world.timeline.at(heal_s + 0.05, self._heal_everything)
-        look_s = LOOK_S
-        for count in range(1, round(end_s / STEP_S) + 1):
-            now_s = count * STEP_S
+        self._go_on_until(end_s)
+        if self._waits_for_forecast():
+            world.counts["state:waited-for-forecast"] += 1
+        while self._waits_for_forecast() and world.timeline.now_s < end_s + FORGET_S:
+            self._go_on_until(world.timeline.now_s + FORGET_STEP_S)
+        self._judge(ended=not world.plant.trips)
+        return self.result
+
+    def _go_on_until(self, end_s: float) -> None:
+        world = self.world
+        while self._steps < round(end_s / STEP_S) and not world.plant.trips:
+            self._steps += 1
+            now_s = self._steps * STEP_S
             world.step(now_s)
             self.watch.look_at_wear()
-            if now_s >= look_s:
-                look_s += LOOK_S
+            if now_s >= self._look_s:
+                self._look_s += LOOK_S
                 self.watch.look()
                 self.witness.look()
                 self._fold()
-            if world.plant.trips:
-                self.watch.look()  # a failure at full load trips between two looks
-                break  # the lights are out: nothing that follows says anything
-        self._judge(ended=not world.plant.trips)
-        return self.result
+        if world.plant.trips:  # the lights are out: nothing that follows says anything
+            self.watch.look()  # a failure at full load trips between two looks
+
+    def _waits_for_forecast(self) -> bool:
+        """Whether nothing but the forecast's memory of the storm keeps clocks low."""
+        world, calm = self.world, self._calm
+        if world.plant.trips or self.watch.broken or calm is None:
+            return False
+        return waits_for_forecast(world, calm_service(world), calm)
 
     def _spread_load(self) -> None:
         rng, plant = self.rng, self.world.plant
