@@ -71,6 +71,7 @@ class RiseTracker:
         self._largest = np.zeros((2, domain_count))
         """The largest rise of the block before this one, and of this one so far."""
         self._largest[0] = np.inf
+        self._block_ends = np.full(domain_count, float(self._block_count))
 
     def cut(self, domains: BoolArray) -> None:
         """Take no rise from before to after this moment for `domains`; keep what is learnt."""
@@ -84,6 +85,7 @@ class RiseTracker:
         for state in (self._quantile, self._usual, self._peak, self._count):
             state[domains] = 0.0
         self._largest[0, domains], self._largest[1, domains] = np.inf, 0.0
+        self._block_ends[domains] = self._block_count
 
     @property
     def backed(self) -> BoolArray:
@@ -134,18 +136,19 @@ class RiseTracker:
         young = self._count <= self._count_min
         if young.any():
             moved = np.where(young, np.maximum(self._quantile, rise), moved)
-        self._quantile = np.minimum(np.maximum(moved, 0.0), self._reached(rise, known))
+        self._quantile = np.minimum(np.maximum(moved, 0.0), self._reached(rise))
         if self._peak_keeps:
             self._peak = np.maximum(self._peak_keeps * self._peak, PEAK_RATIO * rise)
 
-    def _reached(self, rise: FloatArray, known: BoolArray) -> FloatArray:
+    def _reached(self, rise: FloatArray) -> FloatArray:
         """The largest rise in living memory: at most two blocks old and at least one."""
         before, here = self._largest
         np.maximum(here, rise, out=here)
         largest: FloatArray = np.maximum(before, here)
-        ends = known & (self._count % self._block_count == 0)
+        ends = self._count >= self._block_ends
         if ends.any():
             before[ends], here[ends] = here[ends], 0.0
+            self._block_ends[ends] += self._block_count
         return largest
 
     @property
