@@ -22,6 +22,7 @@ from controllers.operator import Orders
 from controllers.policies import make_policy
 from controllers.policy import Situation
 from controllers.reaction import HopWatch, ReactionMeter
+from controllers.readings import ReadingAlarms
 from controllers.report import Outcome, Reporter, headline
 from controllers.routing import Router, Steering
 from controllers.silence import is_mass_silence, is_unlocked
@@ -65,6 +66,7 @@ class ControlCycle:
         self._alarms = EnvelopeAlarms(grace_s=2.0 * reaction.without_control_s)
         self._forecaster = PowerForecaster.of(control, len(site.domains))
         self._nodes_power = NodesPower(self._fleet)
+        self._reading_alarms = ReadingAlarms(self._fleet)
         self._zones = ZoneBudgets(site)
         self._zone_places = [(name, self._fleet.domain_index[name]) for name in self._zones.names]
         self._router = Router(site)
@@ -182,6 +184,7 @@ class ControlCycle:
         domains = steering.domains
         nodes, events = self._reporter.nodes(outcome), self._reporter.events(outcome, domains)
         events += self._alarms.step(snapshot, exceeded=clamped.exceeded, slow=self.reactions.slow)
+        events += self._reading_alarms.step(snapshot, self._nodes_power)
         return Decision(
             decision_id=decision_id,
             at_s=now_s,

@@ -36,8 +36,8 @@ SWITCHES: Final = {"on": "true", "off": "false"}
 SHOWN: Final = (
     "seeds", "inside_seeds", "trips", "thermal_shutdowns", "lost_audit_records",
     "liveness_failures", "unleased_ceilings", "failed_cycles", "seeds_tripped", "load_ratio_max",
-    "outside_seeds", "outside_trips", "outside_undetected", "sim_hours", "faults_injected",
-    "never_happened",
+    "outside_seeds", "outside_trips", "outside_undetected", "outside_untellable", "sim_hours",
+    "faults_injected", "never_happened",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import pytest
 from controllers.node import NodeBrain
 from controllers.reaction import reaction_bounds
 from daemon.faults_parts import LiveParts
-from facility.wire import Codec, DomainState, Emergency, Mode, encode
+from facility.wire import Codec, DomainState, Emergency, Event, Mode, encode
 from simulator.faults.assumptions import LOOK_S, Watch
 from simulator.faults.dice import dice
 from simulator.faults.hosts import NodeHost
@@ -199,3 +199,50 @@ def test_no_forecast_excuses_a_node_without_a_lease() -> None:
     case = Calm()
     case.shave()
     assert not case.waits_at(0.96, leased=False)
+
+
+class Lie:
+    """A busy node whose sensors show a part of what it draws, and whose meter works or does not."""
+
+    def __init__(self, *, meter: bool, shows_ratio: float) -> None:
+        self.storm = Storm(ignored_locks_max=0)
+        self.watch, self.world = self.storm.watch, self.storm.world
+        chassis = self.world.nodes["n1"].chassis
+        chassis.meter_gone = not meter
+        self.world.plant.goal[:] = 0.8
+        self.storm.run(10.0)
+        for gpu in chassis.gpus:
+            gpu.power_factor = shows_ratio
+        self.storm.run(20.0)
+
+    def told_of(self, node: str) -> None:
+        """One alarm, and no other."""
+        event = Event(
+            event="readings-differ", severity="warning", at_s=0.0, source="controller",
+            subject=node, sentence="",
+        )  # fmt: skip
+        self.world.events[:] = [(self.watch.broken["readings"], event)]
+
+
+@pytest.mark.parametrize(("meter", "shows_ratio"), [(True, 0.3), (True, 0.0), (False, 0.0)])
+def test_a_lie_that_a_meter_contradicts_or_that_cannot_be_is_told(
+    meter: bool, shows_ratio: float
+) -> None:
+    case = Lie(meter=meter, shows_ratio=shows_ratio)
+    assert "readings" in case.watch.broken
+    assert not case.watch.late_alarms(30.0)
+    assert not case.watch.untellable(30.0)
+
+
+def test_a_lie_that_nothing_contradicts_is_counted_apart() -> None:
+    case = Lie(meter=False, shows_ratio=0.6)
+    assert not case.watch.late_alarms(30.0)
+    assert case.watch.untellable(30.0) == ("readings",)
+
+
+def test_a_lie_must_be_told_of_the_node_that_lies() -> None:
+    case = Lie(meter=True, shows_ratio=0.3)
+    case.told_of("n2")
+    assert case.watch.late_alarms(30.0) == ("readings",)
+    case.told_of("n1")
+    assert not case.watch.late_alarms(30.0)

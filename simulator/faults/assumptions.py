@@ -13,14 +13,12 @@ from controllers.reaction import Reaction
 from facility.wire import Event
 from simulator.faults.hosts import NodeHost
 from simulator.faults.plan import relies_on_control
+from simulator.faults.sensors import SensorWatch
 from simulator.faults.world import World
 
 LOOK_S: Final = 0.5
 HELD_S: Final = 0.7
 """A lock that is asked for has this long to bite: the longest settling, and a look."""
-UNDER_RATIO_MAX: Final = 0.03
-"""What target_ratio leaves below the capacity."""
-UNDER_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ ASSUMPTIONS: Final = (
         "readings",
         "The nodes' power readings are not more than 3 % of a domain's capacity below the truth for"
         " longer than 3 s.",
-        ("meter-differs", "reading-refused", "gpu-blind", "mode"),
+        ("meter-differs", "readings-differ", "reading-refused", "gpu-blind"),
     ),
     Assumption(
         "badly-cooled",
@@ -102,7 +100,7 @@ class Watch:
         self._held_mhz: dict[str, dict[str, tuple[float, int]]] = {}
         self._impaired_s = -math.inf
         self._struck: dict[str, float] = {}
-        self._under_since_s: dict[str, float] = {}
+        self._sensors = SensorWatch(world)
         self._over: set[int] = set()
 
     def breaks(self, name: str) -> None:
@@ -115,7 +113,8 @@ class Watch:
         loose = [name for name, host in world.nodes.items() if self._is_loose(host)]
         self._look_at_locks(loose)
         self._look_at_failures()
-        self._look_at_readings()
+        if self._sensors.look():
+            self.breaks("readings")
         for host in world.nodes.values():
             if host.disk.lost_count:
                 self.breaks("memory")
@@ -208,50 +207,36 @@ class Watch:
                 return True
         return False
 
-    def _look_at_readings(self) -> None:
-        world, now_s = self._world, self._world.timeline.now_s
-        under_w = self._under_w()
-        if not under_w:
-            self._under_since_s.clear()
-            return
-        shares = world.site.shares(frozenset(world.contingencies))
-        for name, domain in world.site.domains.items():
-            hidden_w = sum(shares[name].get(node, 0.0) * w for node, w in under_w.items())
-            if hidden_w <= UNDER_RATIO_MAX * domain.capacity_w:
-                self._under_since_s.pop(name, None)
-            elif now_s - self._under_since_s.setdefault(name, now_s) >= UNDER_S:
-                self.breaks("readings")
-
-    def _under_w(self) -> dict[str, float]:
-        """By how much each node's sensors show less than the truth."""
-        found = {}
-        plant = self._world.plant
-        for name, host in self._world.nodes.items():
-            hidden_w = 0.0
-            for gpu in host.chassis.gpus:
-                true_w = float(plant.gpu_w[gpu.index])
-                if gpu.stuck is not None:
-                    hidden_w += true_w - gpu.stuck[0].power_w
-                elif gpu.power_factor < 1.0:
-                    hidden_w += true_w * (1.0 - gpu.power_factor)
-            if hidden_w > 0.0:
-                found[name] = hidden_w * host.chassis.node.model.gpu_power_factor
-        return found
-
     def late_alarms(self, alarm_s: float) -> tuple[str, ...]:
-        """Assumptions that broke without an alarm within `alarm_s`."""
-        return tuple(
+        """Assumptions that broke without an alarm within `alarm_s`, although it was to be seen."""
+        return tuple(name for name in self._silent(alarm_s) if name not in self._unseen())
+
+    def untellable(self, alarm_s: float) -> tuple[str, ...]:
+        """Assumptions that broke without an alarm, and nobody could have told."""
+        return tuple(name for name in self._silent(alarm_s) if name in self._unseen())
+
+    def _unseen(self) -> tuple[str, ...]:
+        return () if self._sensors.gives_away else ("readings",)
+
+    def _silent(self, alarm_s: float) -> list[str]:
+        return [
             item.name
             for item in ASSUMPTIONS
             if item.name in self.broken and item.alarms and not self._told(item, alarm_s)
-        )
+        ]
 
     def _told(self, item: Assumption, alarm_s: float) -> bool:
         since_s = self.broken[item.name]
         return any(
             since_s - alarm_s <= at_s <= since_s + alarm_s and _speaks_of(event, item)
             for at_s, event in self._world.events
+            if item.name != "readings" or self._is_of_a_liar(event)
         )
+
+    def _is_of_a_liar(self, event: Event) -> bool:
+        """Whether an event is about a node that hid power: another's is no alarm for it."""
+        liars = self._sensors.liars
+        return event.subject in liars or event.source.removeprefix("node/") in liars
 
 
 def _speaks_of(event: Event, item: Assumption) -> bool:

@@ -93,6 +93,7 @@ class Report:
             "outside_undetected_by_assumption": dict(
                 Counter(name for item in outside for name in item.late_alarms).most_common()
             ),
+            "outside_untellable": sum(len(item.untellable) for item in outside),
             "sim_hours": round(self.sim_seconds / 3_600.0, 3),
             "faults_injected": sum(n for name, n in happened.items() if name in KINDS),
             "happened": dict(sorted(happened.items())),

@@ -55,6 +55,7 @@ class SeedResult:
     unheeded_emergencies: list[str] = field(default_factory=list)
     failed_cycles: int = 0
     late_alarms: tuple[str, ...] = ()
+    untellable: tuple[str, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
     sim_seconds: float = 0.0
     load_ratio_max: float = 0.0
@@ -301,6 +302,7 @@ class _Run:
             result.liveness_failures = shortfalls(service, self._calm)
         result.outside = dict(self.watch.broken)
         result.late_alarms = self.watch.late_alarms(scenario.alarm_s)
+        result.untellable = self.watch.untellable(scenario.alarm_s)
         world.counts["state:takeover"] += world.store.takes_count
         result.counts = world.counts
         result.digest = self._hash.hexdigest()[:16]
