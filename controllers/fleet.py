@@ -133,9 +133,10 @@ def snap_mhz(
     ceiling_mhz: FloatArray | IntArray, lowest: IntArray, highest: IntArray, step: IntArray
 ) -> IntArray:
     """Ceilings moved down onto clock grids, inside their clocks; all in MHz."""
-    inside = np.minimum(np.maximum(ceiling_mhz, lowest), highest)
+    # Whole numbers first: dividing them is several times faster, and clocks are above 0.
+    inside = np.minimum(np.maximum(ceiling_mhz, lowest), highest).astype(np.int64)
     snapped = lowest + (inside - lowest) // step * step
-    return np.where(inside >= highest, highest, snapped).astype(np.int64)
+    return np.where(inside >= highest, highest, snapped)
 
 
 def _power_by_mhz(gpu: GpuModel) -> FloatArray:

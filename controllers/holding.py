@@ -31,6 +31,8 @@ def held(
     """
     fleet, control = situation.fleet, situation.control
     wanted = proposal.ceiling_mhz
+    if not brake.any() and np.array_equal(wanted, situation.ceiling_mhz):
+        return situation.ceiling_mhz  # most cycles: nothing below moves what is not to move
     if control.policy != "none":
         step_mhz = control.raise_ratio_per_s * control.cycle_s * fleet.clock_mhz_max
         ramped = situation.ceiling_mhz + np.maximum(step_mhz, fleet.clock_mhz_step)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 import numpy as np
 import pytest
 
 from daemon.simulate_command import scenario_text
 from simulator.dispatch import Packing
 from simulator.experiments.model import load_sweep
+from simulator.experiments.summary import summarise
 from simulator.fluid.actuation import IN_BAND, OUT_OF_BAND, Actuation
 from simulator.fluid.document import FluidSweep
 from simulator.fluid.experiment import FluidLevel, bench_of, server_of, workload_of
@@ -79,7 +81,7 @@ def test_both_levels_of_the_twin_agree_on_the_same_hour() -> None:
 
 def test_the_same_seed_gives_the_same_run_to_the_last_bit_and_another_does_not() -> None:
     scenario, level = sweep(**SMALL), FluidLevel()
-    first, other = level.units(scenario, ["ampacity"], [1, 2])
+    first, other, *_free = level.units(scenario, ["ampacity"], [1, 2])
     again = level.run(first, lambda _: None)
     assert level.run(first, lambda _: None) == again
     assert level.run(other, lambda _: None).points != again.points
@@ -109,16 +111,29 @@ def test_a_row_with_power_enough_is_never_slowed_and_the_same_under_every_policy
 def test_a_tight_row_is_kept_within_its_capacity_by_ampacity_and_not_by_none() -> None:
     changes = {**SMALL, "row__provisioned_w": "3600", "sweep__added_ratio": "[0.3]"}
     scenario, level = sweep(**changes), FluidLevel()
-    found = {
-        point.policy: point.metrics
-        for unit in level.units(scenario, ["none", "ampacity"], [1])
-        for point in level.run(unit, lambda _: None).points
-    }
+    units = level.units(scenario, ["ampacity"], [1])
+    results = [level.run(unit, lambda _: None) for unit in units]
+    found = {point.policy: point.metrics for point in level.points(scenario, results)}
     assert (found["none"]["over_capacity_s"] or 0.0) > 100.0
     assert found["ampacity"]["over_capacity_s"] == 0.0
     assert found["ampacity"]["brakes"] == 0.0
     slowed = found["ampacity"]["latency_p50_impact_ratio_low"] or 0.0
     assert slowed > (found["ampacity"]["latency_p50_impact_ratio_high"] or 0.0)
+
+
+def test_the_competitor_without_a_policy_is_always_run_and_shown_only_when_asked_for() -> None:
+    scenario, level = sweep(**SMALL), FluidLevel()
+    units = level.units(scenario, ["polca"], [1])
+    assert [unit["name"] for unit in units] == ["polca", "none"]
+    results = [level.run(unit, lambda _: None) for unit in units]
+    assert set(summarise(level, scenario, ["polca"], results).policies) == {"polca"}
+
+
+def test_a_sweep_without_a_competitor_that_is_free_is_refused() -> None:
+    scenario = sweep(**SMALL)
+    left = {name: one for name, one in scenario.policies.items() if name != "none"}
+    with pytest.raises(ValueError, match="expected one with `policy: none`"):
+        FluidLevel().units(msgspec.structs.replace(scenario, policies=left), ["polca"], [1])
 
 
 def actuation(path_slow: bool) -> Actuation:

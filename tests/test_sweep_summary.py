@@ -136,7 +136,10 @@ def test_the_headline_is_a_point_with_its_spread_over_seeds() -> None:
     assert found["row_power_ratio_max_min"] == min(peaks) < max(peaks)
     assert found["row_power_ratio_max_max"] == max(peaks)
     assert found["ttft_p99_s_low"] is None
-    assert found["added_ratio_max"] == model.metrics(toy, results)["polca"]["added_ratio_max"]
+    assert (
+        found["added_ratio_max"]
+        == model.metrics(toy, model.points(toy, results))["polca"]["added_ratio_max"]
+    )
 
 
 def test_a_whole_sweep_without_a_headline_has_only_the_models_metrics() -> None:

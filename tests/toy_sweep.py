@@ -123,12 +123,16 @@ class ToyModel:
             ),
         )  # fmt: skip
 
+    def points(self, _scenario: ToySweep, results: Sequence[UnitResult]) -> tuple[Point, ...]:
+        """Every point stands for itself."""
+        return tuple(point for result in results for point in result.points)
+
     def metrics(
-        self, _scenario: ToySweep, results: Sequence[UnitResult]
+        self, _scenario: ToySweep, points: Sequence[Point]
     ) -> dict[str, dict[str, MetricValue]]:
         """The most that a competitor adds without a brake in any seed."""
         brakes: dict[str, dict[float, float]] = {}
-        for point in (point for result in results for point in result.points):
+        for point in points:
             worst = brakes.setdefault(point.policy, {})
             added = point.at["added_ratio"]
             worst[added] = max(worst.get(added, 0.0), point.metrics["brakes"] or 0.0)
@@ -139,7 +143,7 @@ class ToyModel:
 
     def figures(self, scenario: ToySweep, results: Sequence[UnitResult]) -> Sequence[Figure]:
         """Bars of the gain, and a table of what was drawn."""
-        gains = self.metrics(scenario, results)
+        gains = self.metrics(scenario, self.points(scenario, results))
         bars = tuple(
             Bar(label=name, value=float(found["added_ratio_max"] or 0), low=0.0, high=0.5)
             for name, found in gains.items()

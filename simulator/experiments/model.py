@@ -15,7 +15,7 @@ from facility.loader import load_document, located
 from facility.strict_yaml import parse
 from facility.topology import Problem
 from simulator.experiments.document import SweepScenario
-from simulator.experiments.results import Figure, MetricValue, UnitResult
+from simulator.experiments.results import Figure, MetricValue, Point, UnitResult
 
 MODELS: Final[Mapping[str, str]] = {
     "fluid": "simulator.fluid.experiment",
@@ -53,8 +53,11 @@ class Model(Protocol[ScenarioT]):
     def run(self, content: Content, progress: Progress, /) -> UnitResult:
         """Run one unit: a pure function of `content` (and of the files it names)."""
 
+    def points(self, scenario: ScenarioT, results: Sequence[UnitResult], /) -> tuple[Point, ...]:
+        """All points, with what only several units together can tell."""
+
     def metrics(
-        self, scenario: ScenarioT, results: Sequence[UnitResult], /
+        self, scenario: ScenarioT, points: Sequence[Point], /
     ) -> dict[str, dict[str, MetricValue]]:
         """Metrics of the whole sweep by competitor, such as how much can be added."""
 

@@ -109,8 +109,12 @@ class RequestLevel:
         )
         return UnitResult(sim_seconds=plain.duration_s, points=(point,))
 
+    def points(self, _scenario: RequestSweep, results: Sequence[UnitResult]) -> tuple[Point, ...]:
+        """Every point stands for itself."""
+        return tuple(point for result in results for point in result.points)
+
     def metrics(
-        self, _scenario: RequestSweep, _results: Sequence[UnitResult]
+        self, _scenario: RequestSweep, _points: Sequence[Point]
     ) -> dict[str, dict[str, MetricValue]]:
         """Nothing beyond the points."""
         return {}

@@ -61,10 +61,11 @@ def summarise(
     results: Sequence[UnitResult],
 ) -> Summary:
     """Everything that the results of all units say; a pure function of them."""
-    points = tuple(point for result in results for point in result.points)
+    points = model.points(scenario, results)
     metrics = _headlines(scenario.headline, policies, points)
-    for policy, found in model.metrics(scenario, results).items():
-        metrics.setdefault(policy, {}).update(found)
+    for policy, found in model.metrics(scenario, points).items():
+        if policy in metrics:
+            metrics[policy].update(found)
     own = (figure for result in results for figure in result.figures)
     curves = (curve(item, policies, points) for item in scenario.curves)
     figures = merged((*own, *curves, *model.figures(scenario, results)))

@@ -1,7 +1,7 @@
 """The model `fluid`: rows of servers over weeks, all points of a sweep as rows of one run.
 
-A unit is one competitor with one seed. Beside every row that is limited runs one with the same
-servers and power enough for all of them: what the limit costs is told against that one.
+A unit is one competitor with one seed. The one without a policy is always run: what a limit costs
+is told against it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ from simulator.experiments.results import (
 )
 from simulator.fluid.actuation import Path
 from simulator.fluid.book import Lengths
+from simulator.fluid.comparison import (
+    PRIORITIES,
+    QUANTILES,
+    added_max,
+    proven_max,
+    unlimited,
+    with_cost,
+)
 from simulator.fluid.document import FluidSweep, FluidVariant, LoadSection
 from simulator.fluid.loop import PolicyLoop
 from simulator.fluid.run import FluidRun, Work
@@ -44,12 +52,8 @@ from simulator.loads.workload import Workload
 from simulator.uncertain import ENGINE_FIGURES, engine_with
 
 DAY_S: Final = 86_400.0
-UNLIMITED: Final = 100.0
-"""A row with so many times the capacity is never limited."""
 LENGTHS: Final = 256
 """Requests of each priority whose latency stands for all."""
-PRIORITIES: Final = ("high", "low")
-QUANTILES: Final = {"p50": 0.50, "p99": 0.99}
 
 
 class FluidLevel:
@@ -62,7 +66,7 @@ class FluidLevel:
     ) -> list[Content]:
         """A unit for each competitor and seed. Raises ValueError for what cannot be run."""
         contents = []
-        for name in policies:
+        for name in dict.fromkeys((*policies, unlimited(scenario))):
             variant = scenario.policies[name]
             Bench(scenario, variant, seed=seeds[0])
             contents += [
@@ -95,18 +99,23 @@ class FluidLevel:
             figures=tuple(bench.figures(content["name"], content["seed"], scenario.headline)),
         )
 
+    def points(self, scenario: FluidSweep, results: Sequence[UnitResult]) -> tuple[Point, ...]:
+        """All points, with what the limit cost at each."""
+        points = [point for result in results for point in result.points]
+        return with_cost(points, unlimited(scenario))
+
     def metrics(
-        self, scenario: FluidSweep, results: Sequence[UnitResult]
+        self, scenario: FluidSweep, points: Sequence[Point]
     ) -> dict[str, dict[str, MetricValue]]:
         """How many servers each competitor can add, in every seed, within POLCA's limits."""
         found: dict[str, dict[str, MetricValue]] = {}
         for name in scenario.policies:
-            points = [one for unit in results for one in unit.points if one.policy == name]
-            if not points:
+            mine = [point for point in points if point.policy == name]
+            if not mine:
                 continue
-            found[name] = {"added_ratio_max_proven": _proven_max(points)}
+            found[name] = {"added_ratio_max_proven": proven_max(mine)}
             for factor in scenario.sweep.power_factor:
-                found[name][f"added_ratio_max_at_power_{factor:g}"] = _added_max(points, factor)
+                found[name][f"added_ratio_max_at_power_{factor:g}"] = added_max(mine, factor)
         return found
 
     def figures(self, _scenario: FluidSweep, _results: Sequence[UnitResult]) -> Sequence[Figure]:
@@ -119,7 +128,7 @@ class FluidLevel:
             f"Fluid level: {scenario.duration_days:g} days in steps of {scenario.tick_s:g} s, the"
             " live policies in the loop. A power reading is the mean of a step.",
             "Latency impact and throughput are told against a row with the same servers and the"
-            " same requests that has power enough for all of them.",
+            f" same requests in which nobody is ever slowed (`{unlimited(scenario)}`).",
             "The ledger is not in the loop: what leases may add up to is judged by the lease proof"
             " (`lease_proof_holds`), and a controller refuses to actuate a row that fails it.",
         )
@@ -155,10 +164,7 @@ class Bench:
             for factor in axes.power_factor
             for added in axes.added_ratio
         ]
-        limited = [RowPoint(count, factor) for factor in axes.power_factor for count in servers]
-        free = [RowPoint(count, 1.0, UNLIMITED) for count in servers]
-        points = [*limited, *free]
-        self._free_of = [len(limited) + place % len(servers) for place in range(len(limited))]
+        points = [RowPoint(count, factor) for factor in axes.power_factor for count in servers]
         workload = workload_of(scenario.load)
         priorities = workload.node_priorities(max(servers))
         self._mixes = tuple(dict.fromkeys(priorities))
@@ -193,11 +199,10 @@ class Bench:
         self.load = NodeLoad(workload, priorities=priorities, scale=scale, seed=seed)
         self._priorities = priorities
         self._servers = [point.servers for point in points]
-        self._quantiles: dict[int, dict[str, float]] = {}
 
     def metrics(self, row: int) -> dict[str, float | None]:
         """Everything that was measured at one point."""
-        tally, free = self.run.tally, self._free_of[row]
+        tally = self.run.tally
         found: dict[str, float | None] = {
             "row_power_ratio_max": float(tally.peak_ratio[row]),
             "row_power_ratio_mean": float(
@@ -211,21 +216,17 @@ class Bench:
             "energy_j": float(tally.energy_j[row]),
             "lease_proof_holds": float(self._proven[row]),
         }
-        ours, theirs = self.latencies(row), self.latencies(free)
+        latencies_s = self.latencies(row)
         for name in PRIORITIES:
-            group, other = self._group(row, name), self._group(free, name)
+            group = self._group(row, name)
             servers = self._priorities[: self._servers[row]].count(name)
             found[f"capped_s_{name}"] = float(tally.capped_s[group])
-            found[f"throughput_ratio_{name}"] = float(
-                tally.requests[group] / max(tally.requests[other], 1.0)
-            )
+            found[f"requests_{name}"] = float(tally.requests[group])
             found[f"capped_share_{name}"] = float(
                 tally.capped_s[group] / tally.seconds / max(servers, 1)
             )
             for quantile in QUANTILES:
-                key = f"{quantile}_{name}"
-                found[f"latency_{quantile}_s_{name}"] = ours[key]
-                found[f"latency_{quantile}_impact_ratio_{name}"] = ours[key] / theirs[key] - 1.0
+                found[f"latency_{quantile}_s_{name}"] = latencies_s[f"{quantile}_{name}"]
         return found
 
     def _group(self, row: int, priority: str) -> int:
@@ -233,18 +234,16 @@ class Bench:
 
     def latencies(self, row: int) -> dict[str, float]:
         """Quantiles of whole requests' latency by priority in one row, s."""
-        if row not in self._quantiles:
-            found: dict[str, float] = {}
-            for name in self._mixes:
-                values = self.run.book.request_quantiles_s(
-                    self._group(row, name), self._lengths[name], tuple(QUANTILES.values())
-                )
-                found |= {
-                    f"{quantile}_{name}": value
-                    for quantile, value in zip(QUANTILES, values, strict=True)
-                }
-            self._quantiles[row] = found
-        return self._quantiles[row]
+        found: dict[str, float] = {}
+        for name in self._mixes:
+            values = self.run.book.request_quantiles_s(
+                self._group(row, name), self._lengths[name], tuple(QUANTILES.values())
+            )
+            found |= {
+                f"{quantile}_{name}": value
+                for quantile, value in zip(QUANTILES, values, strict=True)
+            }
+        return found
 
     def figures(self, name: str, seed: int, headline: At) -> list[Figure]:
         """The worst day at the headline point, by minutes; and how far every row was up."""
@@ -339,37 +338,3 @@ def _control(scenario: FluidSweep, variant: FluidVariant) -> ControlConfig:
         return msgspec.convert(values, ControlConfig)
     except msgspec.ValidationError as error:
         raise ValueError(f"control: {error}") from error
-
-
-LIMITS: Final = {
-    "brakes": 0.0,
-    "over_capacity_s": 0.0,
-    "latency_p50_impact_ratio_high": 0.01,
-    "latency_p99_impact_ratio_high": 0.05,
-    "latency_p50_impact_ratio_low": 0.05,
-    "latency_p99_impact_ratio_low": 0.50,
-}
-"""POLCA's own limits (papers 1.4)."""
-
-
-def _proven_max(points: Sequence[Point]) -> float | None:
-    """The most servers that can be added such that no failure of control trips the row."""
-    return max(
-        (one.at["added_ratio"] for one in points if one.metrics["lease_proof_holds"]), default=None
-    )
-
-
-def _added_max(points: Sequence[Point], factor: float) -> float | None:
-    """The most servers that can be added such that no smaller number fails either."""
-    best: float | None = None
-    ours = [one for one in points if one.at["power_factor"] == factor]
-    for added in sorted({one.at["added_ratio"] for one in ours}):
-        here = [one.metrics for one in ours if one.at["added_ratio"] == added]
-        values = [metrics[name] for metrics in here for name in LIMITS]
-        within = all(
-            (metrics[name] or 0.0) <= limit for metrics in here for name, limit in LIMITS.items()
-        )
-        if not within or any(value is None for value in values):
-            break
-        best = added
-    return best

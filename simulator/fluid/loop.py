@@ -65,7 +65,7 @@ class PolicyLoop:
         rise_w, from_history = self._no_rise, self._no_row
         if self._policy.looks_ahead:
             free_w = np.add.reduceat(self.fleet.free_w(power_w, self.in_force_mhz), self._starts)
-            forecast = self._forecaster.forecast(row_w, free_w=free_w, now_s=now_s, wall_s=now_s)
+            forecast = self._forecaster.forecast(row_w, free_w=free_w, now_s=now_s)
             rise_w, from_history = forecast.rise_w, forecast.from_history
         situation = Situation(
             now_s=now_s,

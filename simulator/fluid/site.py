@@ -32,14 +32,10 @@ HOT_C = 80.0
 
 @dataclass(frozen=True, slots=True)
 class RowPoint:
-    """One point of a sweep: how many servers the row has, and how power hungry their work is.
-
-    `capacity_ratio` times the capacity is what the row has.
-    """
+    """One point of a sweep: how many servers the row has, and how power hungry their work is."""
 
     servers: int
     power_factor: float
-    capacity_ratio: float = 1.0
 
 
 def rows_site(
@@ -81,9 +77,7 @@ def rows_site(
             )
         },
         domains=tuple(
-            DomainConfig(
-                name=f"row-{place + 1}", kind="row", rating_w=point.capacity_ratio * capacity_w
-            )
+            DomainConfig(name=f"row-{place + 1}", kind="row", rating_w=capacity_w)
             for place, point in enumerate(points)
         ),
         nodes=tuple(
