@@ -36,9 +36,19 @@ class Router:
         mix_of = np.zeros(self._servers, dtype=np.int64)
         mix_of[layout.server] = layout.mix
         self._of_mix = [mix_of == mix for mix in range(int(mix_of.max()) + 1)]
-        self._columns = [np.flatnonzero(mask) for mask in self._of_mix]
-        self._grid = layout.row * self._servers + layout.server
-        self._score = np.full(self._rows * self._servers, -2.0)
+        # A table of mixes x rows x the servers of a mix, so that one look finds all the fullest.
+        width = max(int(mask.sum()) for mask in self._of_mix)
+        self._of_rank = np.zeros((len(self._of_mix), width), dtype=np.int64)
+        rank = np.zeros(self._servers, dtype=np.int64)
+        for mix, mask in enumerate(self._of_mix):
+            servers = np.flatnonzero(mask)
+            self._of_rank[mix, : len(servers)] = servers
+            rank[servers] = np.arange(len(servers))
+        shape = (len(self._of_mix), self._rows, width)
+        self._score = np.full(shape, -2.0)
+        self._cells = self._score.reshape(-1)
+        self._cell = (layout.mix * self._rows + layout.row) * width + rank[layout.server]
+        self._mixes = np.arange(len(self._of_mix))[:, None]
 
     def split(self, amounts: FloatArray, packed: BoolArray) -> tuple[FloatArray, FloatArray]:
         """Amounts per step and server as those of places, and what is to be packed.
@@ -75,25 +85,24 @@ class Router:
             requests: requests by place, shape (n,), added to.
             work_s: their work, added to.
             held: requests at each place, shape (n,), added to.
-            counts: requests to be packed, shape (mixes, rows); used up.
+            counts: requests to be packed, shape (mixes, rows).
             works_s: their work, same shape.
         """
         each_s = works_s / np.maximum(counts, 1.0)
         for turn in range(ROUNDS):
             if not counts.any():
                 return
-            for mix, places in enumerate(self._fullest(held)):
-                room = np.maximum(self._packing.depth - held[places], 1.0)
-                taken = counts[mix] if turn == ROUNDS - 1 else np.minimum(counts[mix], room)
-                requests[places] += taken
-                work_s[places] += taken * each_s[mix]
-                held[places] += taken
-                counts[mix] = counts[mix] - taken
+            places = self._fullest(held)
+            room = np.maximum(self._packing.depth - held.take(places), 1.0)
+            taken = counts if turn == ROUNDS - 1 else np.minimum(counts, room)
+            requests[places] += taken
+            work_s[places] += taken * each_s
+            held[places] += taken
+            counts = counts - taken
 
-    def _fullest(self, held: FloatArray) -> list[IntArray]:
-        """For each mix the place in each row that holds most below the depth, or the first."""
-        self._score[self._grid] = np.where(held < self._packing.depth, held, -1.0)
-        score = self._score.reshape(self._rows, self._servers)
-        return [
-            self._first + columns[score[:, columns].argmax(axis=1)] for columns in self._columns
-        ]
+    def _fullest(self, held: FloatArray) -> IntArray:
+        """For each mix and row the place that holds most below the depth, or the first."""
+        self._cells[self._cell] = np.where(held < self._packing.depth, held, -1.0)
+        rank = self._score.argmax(axis=2)
+        places: IntArray = self._first + self._of_rank[self._mixes, rank]
+        return places
