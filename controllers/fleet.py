@@ -101,6 +101,8 @@ class Fleet:
 
     def free_w(self, power_w: FloatArray, ceiling_mhz: IntArray) -> FloatArray:
         """What each node would draw at its highest clock, from its power under `ceiling_mhz`."""
+        if np.array_equal(ceiling_mhz, self.clock_mhz_max):
+            return power_w
         return self.predict_w(power_w, ceiling_mhz, self.clock_mhz_max)
 
     def shares(self, active: frozenset[str]) -> FloatArray:
