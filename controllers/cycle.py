@@ -285,10 +285,10 @@ class ControlCycle:
         measured_mhz = self._ceiling_mhz.copy()
         for place in np.flatnonzero(movable).tolist():
             measured_mhz[place] = reported_ceiling_mhz(views[place]) or measured_mhz[place]
-        tree = self._fleet.tree(shares)
+        tree, overhead_w = self._fleet.tree(shares), self._nodes_power.overhead_w
         forecast = self._forecaster.forecast(
             tree.load(power_w),
-            free_w=tree.load(self._fleet.free_w(power_w, measured_mhz)),
+            free_w=tree.load(self._fleet.free_w(power_w, measured_mhz, overhead_w)),
             assumed_w=tree.load(self._nodes_power.assumed_w),
             now_s=snapshot.now_s,
             wall_s=snapshot.wall_s,
@@ -302,6 +302,7 @@ class ControlCycle:
             capacity_w=self._usable_w(snapshot.active),
             over_table=self._nodes_power.over_table.copy(),
             power_w=power_w,
+            overhead_w=overhead_w,
             rise_w=forecast.rise_w,
             from_history=forecast.from_history,
             ceiling_mhz=self._ceiling_mhz.copy(),

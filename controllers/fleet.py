@@ -83,27 +83,30 @@ class Fleet:
         power_w: FloatArray,
         ceiling_mhz: IntArray,
         wanted_mhz: IntArray,
-        nodes: Places = EVERY,
+        overhead_w: FloatArray,
     ) -> FloatArray:
-        """What each of `nodes` would draw under `wanted_mhz`, from its power under `ceiling_mhz`.
+        """What each node would draw under `wanted_mhz`, from its power under `ceiling_mhz`.
 
-        The part above idle scales as the worst case does; the result is never above the worst
-        case of the wanted ceiling when that is lower than the present one.
+        What its GPUs draw above idle scales as the worst case does, and the rest, `overhead_w`,
+        stays; the result is never above the worst case of the wanted ceiling when that is lower
+        than the present one.
         """
-        idle_w = self.idle_w[nodes]
-        floor_w = np.minimum(self.overhead_w[nodes] + self.gpu_factor[nodes] * idle_w, power_w)
-        now_w = np.maximum(self.gpu_power_w(ceiling_mhz, nodes) - idle_w, 1.0)
-        then_w = np.maximum(self.gpu_power_w(wanted_mhz, nodes) - idle_w, 0.0)
+        idle_w = self.idle_w
+        floor_w = np.minimum(overhead_w + self.gpu_factor * idle_w, power_w)
+        now_w = np.maximum(self.gpu_power_w(ceiling_mhz) - idle_w, 1.0)
+        then_w = np.maximum(self.gpu_power_w(wanted_mhz) - idle_w, 0.0)
         predicted_w = floor_w + (power_w - floor_w) * then_w / now_w
-        bound_w = self.worst_case_w(np.maximum(ceiling_mhz, wanted_mhz), nodes)
+        bound_w = self.worst_case_w(np.maximum(ceiling_mhz, wanted_mhz))
         bounded_w: FloatArray = np.minimum(predicted_w, np.maximum(bound_w, power_w))
         return bounded_w
 
-    def free_w(self, power_w: FloatArray, ceiling_mhz: IntArray) -> FloatArray:
+    def free_w(
+        self, power_w: FloatArray, ceiling_mhz: IntArray, overhead_w: FloatArray
+    ) -> FloatArray:
         """What each node would draw at its highest clock, from its power under `ceiling_mhz`."""
         if np.array_equal(ceiling_mhz, self.clock_mhz_max):
             return power_w
-        return self.predict_w(power_w, ceiling_mhz, self.clock_mhz_max)
+        return self.predict_w(power_w, ceiling_mhz, self.clock_mhz_max, overhead_w)
 
     def shares(self, active: frozenset[str]) -> FloatArray:
         """Share of each node's power that each domain carries: domains x nodes."""

@@ -40,6 +40,8 @@ class NodesPower:
         """What each node's meter reads, W; NaN without one."""
         self.impossible: BoolArray = np.zeros(len(fleet.nodes), dtype=np.bool_)
         """Nodes with a GPU that shows less than any GPU draws."""
+        self.overhead_w: FloatArray = fleet.overhead_w.copy()
+        """What each node's GPUs do not explain, as learnt from its meter, or its model's, W."""
         self._steady_cycles = np.zeros(len(fleet.nodes), dtype=np.int64)
         self._steady_mhz = np.zeros(len(fleet.nodes), dtype=np.int64)
 
@@ -56,6 +58,7 @@ class NodesPower:
         self.assumed_w = np.where(fresh, 0.0, power_w)
         self.gpus_w, self.meter_w = np.full((2, len(views)), np.nan)
         self.impossible = np.zeros(len(views), dtype=np.bool_)
+        self.overhead_w = self._fleet.overhead_w.copy()
         for place in np.flatnonzero(fresh).tolist():
             frame = views[place].telemetry
             assert frame is not None
@@ -70,6 +73,7 @@ class NodesPower:
                 now_s, gpu_power_w=read_w + assumed_w, node_power_w=frame.node_power_w
             )
             self.assumed_w[place] = factor * assumed_w
+            self.overhead_w[place] = self._estimators[place].overhead_w
         self._learn(power_w, views)
         return power_w
 

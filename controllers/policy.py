@@ -37,6 +37,7 @@ class Situation:
     rated_w: FloatArray  # d
     capacity_w: FloatArray  # d
     power_w: FloatArray  # n
+    overhead_w: FloatArray  # n; what of `power_w` is not the GPUs'
     rise_w: FloatArray  # d
     ceiling_mhz: IntArray  # n
     measured_mhz: IntArray  # n

@@ -16,6 +16,8 @@ from controllers.levels import Levels
 from controllers.parts import Parts, alike
 from controllers.policy import BrakeLatch, Proposal, Situation
 from controllers.tree import NOBODY, Tree
+from predictors.power import steady_s
+from predictors.steady import Steady
 
 BRAKE_AFTER_CYCLES: Final = 3
 """A policy that shaves gets this many cycles to bring power back before the brake falls."""
@@ -45,14 +47,17 @@ class ShavingPolicy:
         self._latch = BrakeLatch(domain_count, engage_s=BRAKE_AFTER_CYCLES * cycle_s)
         self._crowd: Crowd | None = None
         self._lowered_s: FloatArray | None = None
+        self._busy = Steady(age_s=0.0, cycle_s=cycle_s)
 
     def propose(self, situation: Situation) -> Proposal:
         """Lower what is over its target, raise what is under its release."""
         brake = self._latch.step(situation)
         if self._crowd is None or not self._crowd.is_of(situation):
             self._crowd = Crowd(situation.fleet, situation.tree, by_priority=self._by_priority)
+            control = situation.control
+            self._busy = Steady(age_s=steady_s(control), cycle_s=control.cycle_s)
         parts, now_mhz = self._crowd.parts(situation)
-        demand = demand_of(situation, parts)
+        demand = demand_of(situation, parts, self._busy)
         load_w = load_of(parts.levels, parts.tree, demand, now_mhz)
         ceiling_mhz, bound_by = now_mhz, np.full(parts.count, NOBODY)
         target_w, release_w = _limits_w(situation)
@@ -141,16 +146,17 @@ class Crowd:
         return self._nodes, situation.ceiling_mhz
 
 
-def demand_of(situation: Situation, parts: Parts) -> Demand:
+def demand_of(situation: Situation, parts: Parts, busy: Steady) -> Demand:
     """What parts would draw under other ceilings, and how much each domain may rise.
 
     The part above idle scales as the worst case does, and the expected rise with the power that it
-    is a rise of. Nodes that cannot be moved count as they are, and at most as their hardware.
+    is a rise of. How busy nodes are is taken over the time that `busy` says. Nodes that cannot be
+    moved count as they are, and at most as their hardware.
     """
     fleet, movable, power_w = situation.fleet, situation.movable, situation.power_w
-    expected_w = np.minimum(fleet.idle_node_w, power_w)
+    expected_w = np.minimum(situation.overhead_w + fleet.gpu_factor * fleet.idle_w, power_w)
     above_w = np.maximum(parts.all_levels.above_idle_w(situation.measured_mhz), 1.0)
-    slope = (power_w - expected_w) / above_w
+    slope = busy.of((power_w - expected_w) / above_w)
     worst_w, worst_slope = parts.idle_w, parts.slope_max
     if not (situation.over_table == 1.0).all():
         worst_w = parts.total(fleet.idle_node_w * situation.over_table)

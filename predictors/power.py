@@ -14,6 +14,7 @@ import numpy as np
 
 from facility.config import ControlConfig
 from predictors.rises import BoolArray, FloatArray, RiseTracker
+from predictors.steady import Steady
 from predictors.template import WeekTemplate
 
 LATER_S: Final = (10.0, 40.0, 300.0, 1_800.0)
@@ -49,6 +50,11 @@ class PowerForecast:
         return np.maximum(self.forecast_w - self.power_w, 0.0)
 
 
+def steady_s(control: ControlConfig) -> float:
+    """Age of the mean that a slow path answers: half of what a command takes; 0 in band, s."""
+    return control.actuation_s / 2.0 if control.actuation_s > control.cycle_s else 0.0
+
+
 class PowerForecaster:
     """Learns one sample per cycle and forecasts all domains at once.
 
@@ -58,6 +64,8 @@ class PowerForecaster:
         horizon_s: how far ahead: one reaction, from sample to effect.
         quantile: share of futures that the forecast covers, their highest moment included.
         spike_ratio: rise within the horizon to assume without history, as a share of power.
+        steady_s: age of the mean that rises are told from; 0 for the power of the moment. For who
+            answers so slowly that the moment is gone by then.
         later_s: further horizons, for `later`.
     """
 
@@ -69,6 +77,7 @@ class PowerForecaster:
         horizon_s: float,
         quantile: float,
         spike_ratio: float,
+        steady_s: float = 0.0,
         later_s: tuple[float, ...] = (),
     ) -> None:
         self._cycle_s = cycle_s
@@ -97,6 +106,7 @@ class PowerForecaster:
         self._trend_reach = min(horizon_s / (self._trend_steps * cycle_s), 1.0)
         self._recent = np.full((self._trend_steps + 1, domain_count), np.nan)
         self._place = 0
+        self._steady = Steady(age_s=steady_s, cycle_s=cycle_s)
         self._held_ratio: FloatArray | None = None
         self._assumed_w: FloatArray | None = None
         self._last_s: float | None = None
@@ -110,6 +120,7 @@ class PowerForecaster:
             horizon_s=control.horizon_s,
             quantile=control.forecast_quantile,
             spike_ratio=control.spike_ratio,
+            steady_s=steady_s(control),
         )
 
     def forget(self, domains: BoolArray) -> None:
@@ -148,7 +159,11 @@ class PowerForecaster:
         self._cut_where_assumed(power_w, assumed_w)
         level = self._level(power_w, free_w)
         trend = self._trend(level)
-        self._rises.learn(level, trend)
+        steady = self._steady.of(level)
+        if steady is not level:
+            # What is above its mean now stays there, for all that is known.
+            trend = np.fmax((1.0 + trend) * level / steady - 1.0, trend)
+        self._rises.learn(level, trend, origin=steady)
         for later_s, tracker in zip(self.later_s, self._later, strict=True):
             tracker.learn(level, self._usual(tracker, wall_s, later_s))
         if wall_s is not None:

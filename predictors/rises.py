@@ -58,7 +58,7 @@ class RiseTracker:
         # Each row is written twice, one length apart, so that a window is never in two pieces.
         self._length = self._looks + 1
         self._highest = np.full((2 * self._length, domain_count), np.nan)
-        self._level = np.full((self._length, domain_count), np.nan)
+        self._origin = np.full((self._length, domain_count), np.nan)
         self._said = np.full((self._length, domain_count), np.nan)
         self._place = 0
         self._cycles = 0
@@ -75,7 +75,7 @@ class RiseTracker:
 
     def cut(self, domains: BoolArray) -> None:
         """Take no rise from before to after this moment for `domains`; keep what is learnt."""
-        for ring in (self._highest, self._level, self._said):
+        for ring in (self._highest, self._origin, self._said):
             ring[:, domains] = np.nan
         self._since[domains] = np.nan
 
@@ -97,13 +97,16 @@ class RiseTracker:
         """Whether the next `learn` ends a stride."""
         return self._cycles + 1 == self._stride
 
-    def learn(self, level: FloatArray, expected: FloatArray | float) -> None:
+    def learn(
+        self, level: FloatArray, expected: FloatArray | float, *, origin: FloatArray | None = None
+    ) -> None:
         """Take one cycle's level; NaN where it is not known.
 
         Args:
             level: of each domain, above 0.
             expected: the rise that is to be expected anyway, as a share; the quantile is said to
                 be at least that.
+            origin: what the next rise is told from, if not from the level itself.
         """
         if self._stride > 1:
             self._since = np.maximum(self._since, level)
@@ -115,11 +118,11 @@ class RiseTracker:
             highest = level
         here = self._place = (self._place + 1) % self._length
         self._highest[here] = self._highest[here + self._length] = highest
-        origin = (here + 1) % self._length  # one horizon ago
+        then = (here + 1) % self._length  # one horizon ago
         end = here + self._length + 1
-        rise = self._highest[end - self._looks : end].max(axis=0) / self._level[origin] - 1.0
-        self._correct(rise, self._said[origin])
-        self._level[here] = level
+        rise = self._highest[end - self._looks : end].max(axis=0) / self._origin[then] - 1.0
+        self._correct(rise, self._said[then])
+        self._origin[here] = level if origin is None else origin
         self._said[here] = np.maximum(self.rise, expected)
 
     def _correct(self, rise: FloatArray, said: FloatArray) -> None:

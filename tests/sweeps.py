@@ -98,6 +98,7 @@ class Course:
             rated_w=self._rated_w,
             capacity_w=self._rated_w,
             power_w=power_w,
+            overhead_w=fleet.overhead_w,
             rise_w=rise,
             ceiling_mhz=self.ceiling_mhz,
             measured_mhz=self.ceiling_mhz,
@@ -148,7 +149,9 @@ def drive(site: Site, load: FloatArray, *, delay_steps: int, history: bool = Tru
     for step in range(len(load)):
         course.ceiling_mhz = on_their_way.popleft() if delay_steps else decided
         situation = course.situation(step)
-        free_w = tree.load(fleet.free_w(situation.power_w, situation.measured_mhz))
+        free_w = tree.load(
+            fleet.free_w(situation.power_w, situation.measured_mhz, fleet.overhead_w)
+        )
         found = power.forecast(situation.domain_power_w, free_w=free_w if history else None)
         situation = dataclasses.replace(
             situation,

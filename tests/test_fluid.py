@@ -162,6 +162,20 @@ def test_out_of_band_a_command_takes_40_s_and_is_not_overtaken() -> None:
     assert path.advance(80.0).tolist() == [1305, FULL_MHZ]
 
 
+def test_every_change_on_a_slow_path_is_seen_by_who_compares() -> None:
+    path = actuation(path_slow=True)
+    seen = [path.advance(0.0)]
+    for now_s, clock_mhz in ((0.0, 1110), (42.0, 1305), (84.0, FULL_MHZ)):
+        path.command(now_s, np.full(2, clock_mhz), NOBODY)
+        seen.append(path.advance(now_s + 40.0))
+    assert [one.tolist() for one in seen] == [
+        [FULL_MHZ] * 2,
+        [1110] * 2,
+        [1305] * 2,
+        [FULL_MHZ] * 2,
+    ]
+
+
 def test_the_brake_has_a_path_of_its_own_and_takes_5_s() -> None:
     path = actuation(path_slow=True)
     wanted = np.full(2, FULL_MHZ)

@@ -49,6 +49,7 @@ def need(
         rated_w=capacity_w,
         capacity_w=capacity_w,
         power_w=np.full(nodes, power_w / nodes),
+        overhead_w=FLEET.overhead_w,
         rise_w=np.zeros(len(FLEET.domains)),
         ceiling_mhz=ceiling_mhz,
         measured_mhz=ceiling_mhz,

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controllers.fleet import BoolArray, FloatArray
+from controllers.fleet import BoolArray, FloatArray, IntArray
 from controllers.holding import held
 from controllers.policies import make_policy
 from controllers.policy import Proposal, Situation
 from controllers.shaving import Crowd, ShavingPolicy, demand_of
 from facility.config import PolicyName
+from predictors.steady import Steady
 from tests.series import noise
 from tests.sweeps import Course, drive, rows_site
 
@@ -72,11 +73,45 @@ def test_what_parts_draw_is_what_their_nodes_draw() -> None:
     situation = Course(site, seed=2, steps=2).situation(1)
     crowd = Crowd(situation.fleet, situation.tree, by_priority=True)
     parts, ceiling_mhz = crowd.parts(situation)
-    demand = demand_of(situation, parts)
+    demand = demand_of(situation, parts, Steady(age_s=0.0, cycle_s=1.0))
     above_w = parts.levels.above_idle_w(ceiling_mhz)
     now_w = parts.tree.load(demand.expected_w + demand.expected_slope * above_w)
     assert now_w == pytest.approx(situation.domain_power_w)
     assert demand.scale * now_w == pytest.approx(situation.domain_power_w + situation.rise_w)
+
+
+@pytest.mark.parametrize("model_ratio", [1.0, 0.5])
+def test_what_clocks_give_is_what_gpus_draw_and_not_what_a_model_says_of_the_rest(
+    model_ratio: float,
+) -> None:
+    fleet = Course(rows_site(1, 10, "ampacity"), seed=2, steps=1).fleet
+    overhead_w, idle_w = model_ratio * fleet.overhead_w, fleet.gpu_factor * fleet.idle_w
+
+    def power_w(ceiling_mhz: IntArray) -> FloatArray:
+        above_w: FloatArray = fleet.worst_case_w(ceiling_mhz) - fleet.idle_node_w
+        return overhead_w + idle_w + 0.4 * above_w
+
+    slow_w = power_w(fleet.safe_ceiling_mhz)
+    free_w = fleet.free_w(slow_w, fleet.safe_ceiling_mhz, overhead_w)
+    assert free_w == pytest.approx(power_w(fleet.clock_mhz_max))
+    assert (free_w > 1.2 * slow_w).all()
+
+
+def test_a_slow_path_answers_how_busy_nodes_have_been_and_not_the_moment() -> None:
+    site = rows_site(1, 10, "ampacity", actuation_s=40.0, horizon_s=42.0)
+    start = dataclasses.replace(Course(site, seed=1, steps=1).situation(0), rise_w=np.zeros(1))
+    usual_w = start.domain_power_w
+    room = dataclasses.replace(start, capacity_w=1.1 * usual_w, rated_w=1.3 * usual_w)
+    policy = make_policy("ampacity", domain_count=1, cycle_s=2.0)
+    for step in range(40):
+        policy.propose(dataclasses.replace(room, now_s=2.0 * step))
+    higher_w = start.overhead_w + 1.3 * (start.power_w - start.overhead_w)
+    lowers = []
+    for step in range(40, 80):
+        high = dataclasses.replace(room, now_s=2.0 * step, power_w=higher_w)
+        lowers.append(bool((policy.propose(high).ceiling_mhz < start.ceiling_mhz).any()))
+    assert not lowers[0]  # one reading is no reason
+    assert lowers[-1]  # a minute is
 
 
 @pytest.mark.parametrize("policy", SHAVING)

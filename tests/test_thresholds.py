@@ -42,6 +42,7 @@ def situation(
         rated_w=capacity_w,
         capacity_w=capacity_w,
         power_w=np.full(nodes, ratio * 100_000.0 / nodes),
+        overhead_w=FLEET.overhead_w,
         rise_w=np.zeros(len(FLEET.domains)),
         ceiling_mhz=FLEET.clock_mhz_max.astype(np.int64),
         measured_mhz=FLEET.clock_mhz_max.astype(np.int64),

@@ -71,7 +71,8 @@ class Actuation:
         """What is in force from `now_s` on, MHz."""
         if self._next_due_s <= now_s + 1e-9:
             due = self._due_s <= now_s + 1e-9
-            self._applied[due] = self._sent[due]
+            # A new array, so that who compares sees a change.
+            self._applied = np.where(due, self._sent, self._applied)
             self._due_s[due] = np.inf
             self._next_due_s = float(self._due_s.min())
         if self._braked.any():

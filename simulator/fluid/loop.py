@@ -58,13 +58,23 @@ class PolicyLoop:
         self.in_force_mhz = self._actuation.advance(now_s)
         return self.in_force_mhz is not before and not np.array_equal(before, self.in_force_mhz)
 
-    def decide(self, now_s: float, power_w: FloatArray, row_w: FloatArray) -> BoolArray:
-        """One decision at `now_s` on what nodes and rows drew; returns which rows brake."""
+    def decide(
+        self, now_s: float, power_w: FloatArray, overhead_w: FloatArray, row_w: FloatArray
+    ) -> BoolArray:
+        """One decision at `now_s`; returns which rows brake.
+
+        Args:
+            now_s: time.
+            power_w: what nodes drew.
+            overhead_w: what of it was not their GPUs.
+            row_w: what rows drew.
+        """
         if not self._decides:
             return self._no_row
         rise_w, from_history = self._no_rise, self._no_row
         if self._policy.looks_ahead:
-            free_w = np.add.reduceat(self.fleet.free_w(power_w, self.in_force_mhz), self._starts)
+            free_w = self.fleet.free_w(power_w, self.in_force_mhz, overhead_w)
+            free_w = np.add.reduceat(free_w, self._starts)
             forecast = self._forecaster.forecast(row_w, free_w=free_w, now_s=now_s)
             rise_w, from_history = forecast.rise_w, forecast.from_history
         situation = Situation(
@@ -76,6 +86,7 @@ class PolicyLoop:
             capacity_w=self.capacity_w,
             over_table=self._ones,
             power_w=power_w,
+            overhead_w=overhead_w,
             rise_w=rise_w,
             from_history=from_history,
             ceiling_mhz=self._ceiling_mhz,

@@ -65,6 +65,8 @@ class FluidRows:
         self.pace_per_s = np.zeros(count)
         self.wait_s = np.zeros(count)
         self.finished = np.zeros(count)
+        self.overhead_w = np.zeros(count)
+        """What of the last step's power was not the GPUs', W."""
         self._since_fans_s = 0.0
         self.set_ceilings(np.full(count, int(tables.clocks_mhz[-1])))
 
@@ -116,12 +118,15 @@ class FluidRows:
         self._turn_fans(gpu_w, dt_s)
         power_w = np.where(decoding, self._busy_w, self._busy_w * share)
         power_w += self.fan_w
-        power_w += self._gpus * gpu_w
         power_w += self._fixed_w
+        gpus_w = self._gpus * gpu_w
         if self._scaled:
             power_w *= self._factor
+            gpus_w *= self._factor
+        self.overhead_w = power_w
+        whole_w: FloatArray = power_w + gpus_w
         self.pace_per_s, self.finished = pace_per_s, finished
-        return power_w
+        return whole_w
 
     def _turn_fans(self, gpu_w: FloatArray, dt_s: float) -> None:
         """Fans follow slowly, so they are looked after every few steps."""

@@ -139,7 +139,7 @@ class FluidRun:
         arrived += requests
         if self._steps % COUNT_EVERY == 0:
             self._count(counted=counted)
-        brake = loop.decide(self._now_s, power_w, row_w)
+        brake = loop.decide(self._now_s, power_w, rows.overhead_w, row_w)
         if counted:
             self.tally.add(row_w, brake)
 
