@@ -88,8 +88,9 @@ def test_what_clocks_give_is_what_gpus_draw_and_not_what_a_model_says_of_the_res
     overhead_w, idle_w = model_ratio * fleet.overhead_w, fleet.gpu_factor * fleet.idle_w
 
     def power_w(ceiling_mhz: IntArray) -> FloatArray:
-        above_w: FloatArray = fleet.worst_case_w(ceiling_mhz) - fleet.idle_node_w
-        return overhead_w + idle_w + 0.4 * above_w
+        above_w = fleet.worst_case_w(ceiling_mhz) - fleet.idle_node_w
+        drawn_w: FloatArray = overhead_w + idle_w + 0.4 * above_w
+        return drawn_w
 
     slow_w = power_w(fleet.safe_ceiling_mhz)
     free_w = fleet.free_w(slow_w, fleet.safe_ceiling_mhz, overhead_w)
