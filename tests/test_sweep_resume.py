@@ -150,6 +150,37 @@ def test_kills_at_random_moments_change_no_byte_of_the_report(
     assert folder.report("killed") == whole.report("out")
 
 
+def polca_row(out: Path) -> subprocess.Popen[str]:
+    """An hour of the real thing: four units on two cores."""
+    options = ["--policy", "none", "--policy", "ampacity", "--seed", "1..2", "--jobs", "2"]
+    options += ["--set", "duration_days=0.05", "--set", "sweep.added_ratio=[0.3, 0.5]"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "daemon.main", "simulate", "polca-row", *options, "--out", str(out)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def test_polcas_row_reports_the_same_after_a_kill_at_a_random_moment(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    polca_row(whole).communicate(timeout=DEADLINE_S)
+    child = polca_row(killed)
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not list((killed / "units").glob("*.json")):
+        assert time.monotonic() < deadline_s
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(random.Random(time.time_ns()).uniform(0.0, 0.5))
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate(timeout=DEADLINE_S)
+    await_gone(child.pid)
+    _, errors = polca_row(killed).communicate(timeout=DEADLINE_S)
+    assert "units are done already" in errors
+    assert [(killed / name).read_bytes() for name in REPORT] == [
+        (whole / name).read_bytes() for name in REPORT
+    ]
+
+
 def test_a_finished_sweep_runs_nothing_again(finished: Folder) -> None:
     written = {path: path.stat().st_mtime_ns for path in finished.results("out")}
     code, _, errors = finished.run("out")
