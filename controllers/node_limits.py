@@ -14,6 +14,12 @@ HEAT_STEP_RATIO: Final = 0.9
 """One step down: a tenth of the clock is about a fifth of dynamic power."""
 HEAT_STEP_S: Final = 2.0
 """Step again after this even if the margin recovers: slower than a die, faster than a heatsink."""
+HEAT_AHEAD_LOOKS: Final = 2.0
+"""A trend is followed for so many looks: to the next one, and until what it asks for has bitten."""
+HEAT_AHEAD_S_MAX: Final = 2.0
+"""And no longer than this, or whoever looks seldom would take every warming for the last."""
+HEAT_FALL_C_MIN: Final = 2.0
+"""From one look to the next; less may be the sensor's 1 C resolution."""
 HEAT_RELEASE_C: Final = 2.0
 """Margin above the minimum before anything is released: twice the sensor's 1 C resolution."""
 HEAT_RELEASE_S: Final = 5.0
@@ -44,6 +50,8 @@ class HeatLimit:
         """Start without a limit."""
         self.ceiling_mhz: int | None = None
         self._margin_c = math.inf
+        self._looked_s = -math.inf
+        self._fall_c_per_s = 0.0
         self._stepped_s = -math.inf
         self._throttle_s: float | None = None
 
@@ -59,15 +67,17 @@ class HeatLimit:
     ) -> None:
         """Take a reading. `running_mhz` is the clock seen, `wanted_mhz` the ceiling without heat.
 
-        A GPU that already slows down by itself goes to the floor at once. One that did so between
-        two looks, as its counter tells, is stepped down like one with too little margin.
+        A GPU that already slows down by itself goes to the floor at once, and so does one that will
+        before anything milder could help: its margin falls too fast. One that did so between two
+        looks, as its counter tells, is stepped down like one with too little margin.
         """
         margin_c = thermal_margin_c(medium)
+        ahead_c = None if margin_c is None else margin_c - self._fall_ahead_c(margin_c, at_s)
         has_slowed = self._has_slowed(medium)
         slows = bool(medium.event_reasons & _THERMAL_SLOWDOWN)
-        if slows or (margin_c is not None and margin_c <= 0.0):
+        if slows or (ahead_c is not None and ahead_c <= 0.0):
             self.ceiling_mhz, self._stepped_s = floor_mhz, at_s
-        elif has_slowed or (margin_c is not None and margin_c < margin_c_min):
+        elif has_slowed or (ahead_c is not None and ahead_c < margin_c_min):
             worse = has_slowed or margin_c is None or margin_c <= self._margin_c
             if self.ceiling_mhz is None or worse or at_s - self._stepped_s >= HEAT_STEP_S:
                 self._step_down(running_mhz, wanted_mhz, floor_mhz)
@@ -76,6 +86,21 @@ class HeatLimit:
             self._release(at_s, wanted_mhz)
         if margin_c is not None:
             self._margin_c = margin_c
+
+    def _fall_ahead_c(self, margin_c: float, at_s: float) -> float:
+        """How much of the margin will be gone before the next look has had an effect, C.
+
+        Only a fall that lasts from look to look goes on: work that begins heats a die at once, by
+        what lies between it and its heat sink, and then slowly.
+        """
+        elapsed_s = at_s - self._looked_s
+        fall_c = self._margin_c - margin_c
+        before_c_per_s, self._fall_c_per_s, self._looked_s = self._fall_c_per_s, 0.0, at_s
+        if not 0.0 < elapsed_s < math.inf or not HEAT_FALL_C_MIN <= fall_c < math.inf:
+            return 0.0
+        self._fall_c_per_s = fall_c / elapsed_s
+        ahead_s = min(HEAT_AHEAD_LOOKS * elapsed_s, HEAT_AHEAD_S_MAX)
+        return min(before_c_per_s, self._fall_c_per_s) * ahead_s
 
     def _has_slowed(self, medium: MediumReading) -> bool:
         """Whether the cumulative counter has risen; a fall is a driver reload."""
