@@ -20,7 +20,7 @@ from controllers.need import needs
 from controllers.nodes_power import NodesPower
 from controllers.operator import Orders
 from controllers.policies import make_policy
-from controllers.policy import Situation
+from controllers.policy import Situation, ramp_share
 from controllers.reaction import HopWatch, ReactionMeter
 from controllers.readings import ReadingAlarms
 from controllers.report import Outcome, Reporter, headline
@@ -257,10 +257,12 @@ class ControlCycle:
             name: float(heat_w[place] / capacity_w[place]) if capacity_w[place] > 0.0 else 1.0
             for name, place in self._zone_places
         }
-        elapsed_s = self.site.control.cycle_s
-        if self._last_s is not None:
-            elapsed_s = max(snapshot.now_s - self._last_s, 0.0)
+        elapsed_s = self._elapsed_s(snapshot.now_s)
         return self._zones.step(snapshot, elapsed_s=elapsed_s, heat_ratio=ratio)
+
+    def _elapsed_s(self, now_s: float) -> float:
+        """Since the last decision; one cycle if there was none."""
+        return self.site.control.cycle_s if self._last_s is None else max(now_s - self._last_s, 0.0)
 
     def _usable_w(self, active: frozenset[str]) -> FloatArray:
         """What contingencies, heat and operators' caps leave of each capacity, W."""
@@ -309,6 +311,7 @@ class ControlCycle:
             measured_mhz=measured_mhz,
             movable=movable,
             hold=hold,
+            ramp_share=ramp_share(self._elapsed_s(snapshot.now_s), self.site.control.cycle_s),
         )
 
     def _ordered_brakes(self) -> BoolArray:

@@ -34,9 +34,8 @@ def held(
     if not brake.any() and np.array_equal(wanted, situation.ceiling_mhz):
         return situation.ceiling_mhz  # most cycles: nothing below moves what is not to move
     if control.policy != "none":
-        step_mhz = control.raise_ratio_per_s * control.cycle_s * fleet.clock_mhz_max
-        ramped = situation.ceiling_mhz + np.maximum(step_mhz, fleet.clock_mhz_step)
-        wanted = np.minimum(wanted, ramped)
+        step_mhz = situation.step_mhz(fleet.clock_mhz_max, fleet.clock_mhz_step)
+        wanted = np.minimum(wanted, situation.ceiling_mhz + step_mhz)
     braked = (situation.shares[brake] > 0.0).any(axis=0)
     wanted = np.where(braked, np.minimum(wanted, fleet.brake_ceiling_mhz), wanted)
     still = blind | np.full_like(blind, situation.hold)

@@ -16,6 +16,14 @@ from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray
 from controllers.tree import NOBODY, Tree
 from facility.config import ControlConfig
 
+WHOLE_CYCLE_RATIO: Final = 0.9
+"""From here on a cycle is a whole one: timers are not exact, and a grid step is not divisible."""
+
+
+def ramp_share(elapsed_s: float, cycle_s: float) -> float:
+    """The share of one cycle's rise that the time since the last decision allows, at most 1."""
+    return 1.0 if elapsed_s >= WHOLE_CYCLE_RATIO * cycle_s else elapsed_s / cycle_s
+
 
 @dataclass(frozen=True)  # no slots: what follows from it is computed once, not once per domain
 class Situation:
@@ -45,6 +53,7 @@ class Situation:
     movable: BoolArray  # n
     hold: bool  # too much is missing: raise nothing
     from_history: BoolArray | bool = False  # d; whether `rise_w` is a quantile of the domain's own
+    ramp_share: float = 1.0  # of a cycle that has passed since the last decision
 
     @cached_property
     def tree(self) -> Tree:
@@ -60,6 +69,18 @@ class Situation:
     def forecast_w(self) -> FloatArray:
         """Power of each domain at the horizon, W; never above what the ceilings allow at all."""
         return np.minimum(self.domain_power_w + self.rise_w, self.tree.load(self._worst_w()))
+
+    def step_mhz(
+        self, clock_mhz_max: FloatArray | IntArray, clock_mhz_step: FloatArray | IntArray
+    ) -> FloatArray:
+        """How far ceilings may rise in this decision, MHz.
+
+        A ramp goes by time: whoever decides twice in a cycle does not raise twice as fast.
+        """
+        control = self.control
+        step_mhz = control.raise_ratio_per_s * control.cycle_s * clock_mhz_max
+        raised_mhz: FloatArray = np.maximum(step_mhz, clock_mhz_step) * self.ramp_share
+        return raised_mhz
 
     @property
     def alive(self) -> BoolArray:

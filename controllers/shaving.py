@@ -202,9 +202,8 @@ def _raised_mhz(
         rises &= ~waits
     if not rises.any():
         return now_mhz
-    control = situation.control
-    step_mhz = control.raise_ratio_per_s * control.cycle_s * parts.clock_mhz_max
-    raised_mhz = parts.snap_mhz(now_mhz + np.maximum(step_mhz, parts.clock_mhz_step))
+    step_mhz = situation.step_mhz(parts.clock_mhz_max, parts.clock_mhz_step)
+    raised_mhz = parts.snap_mhz(now_mhz + step_mhz)
     return np.where(rises, np.maximum(raised_mhz, now_mhz), now_mhz)
 
 

@@ -137,9 +137,9 @@ class Row:
             ),
         )
 
-    def step(self) -> Decision:
+    def step(self, elapsed_s: float = 1.0) -> Decision:
         """One second: every node that speaks reports, the cycle decides, its leases apply."""
-        self.now_s += 1.0
+        self.now_s += elapsed_s
         self.seq += 1
         for node in self.site.nodes:
             if node not in self.silent:

@@ -32,6 +32,19 @@ def test_no_ceiling_rises_faster_than_the_ramp_allows() -> None:
         before = dict(row.ceiling_mhz)
 
 
+@pytest.mark.parametrize(
+    ("elapsed_s", "rise_mhz"), [(0.02, 0), (0.5, 15), (0.95, 30), (1.0, 30), (5.0, 30)]
+)
+def test_a_ramp_goes_by_time_and_not_by_how_often_somebody_decides(
+    elapsed_s: float, rise_mhz: int
+) -> None:
+    row = Row(site_of(policy="ampacity"), load_ratio=0.3)
+    row.run(12)  # past the leases of whoever may have led before
+    before_mhz = row.ceiling_mhz["n01"]
+    row.step(elapsed_s)
+    assert row.ceiling_mhz["n01"] - before_mhz == rise_mhz
+
+
 @pytest.mark.parametrize("policy", ["uniform", "ampacity"])
 def test_a_row_that_would_pass_its_capacity_is_held_under_it(policy: PolicyName) -> None:
     row = Row(site_of(policy=policy), load_ratio=0.5)

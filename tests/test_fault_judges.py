@@ -16,7 +16,7 @@ import pytest
 from controllers.node import NodeBrain
 from controllers.reaction import reaction_bounds
 from daemon.faults_parts import LiveParts
-from facility.wire import Codec, DomainState, Emergency, Event, Mode, encode
+from facility.wire import Codec, DomainState, Emergency, Event, Lease, Mode, encode
 from simulator.faults.assumptions import LOOK_S, Watch
 from simulator.faults.dice import dice
 from simulator.faults.hosts import NodeHost
@@ -164,6 +164,33 @@ def test_a_node_that_comes_late_hears_from_a_leader_what_a_deposed_one_has_repla
     case.storm.run(HEARING_S)
     assert brain_of(case.late).contingencies.active == ("brake",)
     assert not case.storm.witness.unheeded
+
+
+@pytest.mark.parametrize(
+    ("lease_s", "above_safe_mhz", "unramped"),
+    [(9.0, 150, True), (9.0, -100, False), (0.001, 150, False), (0.001, 190, True)],
+)
+def test_a_ceiling_rises_from_the_lease_in_force_or_from_the_safe_ceiling(
+    lease_s: float, above_safe_mhz: int, unramped: bool
+) -> None:
+    """The ramp is 158 MHz a cycle; a lease of 100 MHz below the safe ceiling goes before."""
+    storm = Storm(ignored_locks_max=0)
+    world = storm.world
+    safe_mhz = world.nodes["n1"].config.safe_ceiling_mhz
+    session, seq = world.frames["n1"]
+    for number, mhz in ((1, safe_mhz - 100), (2, safe_mhz + above_safe_mhz)):
+        lease = Lease(
+            node="n1",
+            session=session,
+            basis_seq=seq,
+            epoch=5,
+            sequence=number,
+            decision_id=f"5-{number}",
+            lease_s=lease_s,
+            ceilings_mhz={"GPU-n1-0": mhz},
+        )
+        world.broker.take(world.topics.node("n1", "lease"), encode(lease), retain=False, qos=1)
+    assert [name for _, name in storm.witness.unramped] == ["n1"] * unramped
 
 
 class Calm:

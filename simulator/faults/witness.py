@@ -141,13 +141,19 @@ class Witness:
             self.acted.append(Acted(now_s, "lease", (lease.decision_id, name, str(highest_mhz))))
 
     def _check_ramp(self, name: str, before: _Granted, now: _Granted) -> None:
-        """Whether a ceiling rises faster than it may from one cycle to the next."""
+        """Whether a ceiling rises faster than it may from one cycle to the next.
+
+        A node whose lease has ended is at its safe ceiling: there it rises from.
+        """
         control, gpu = self._world.site.control, self._world.site.nodes[name].model.gpu
         (epoch, number), (before_epoch, before_number) = now.decision, before.decision
         if epoch != before_epoch or number != before_number + 1 or now.session != before.session:
             return
         step_mhz = control.raise_ratio_per_s * control.cycle_s * gpu.clock_mhz_max
-        rise_mhz = now.highest_mhz - before.highest_mhz
+        from_mhz = before.highest_mhz
+        if before.ends_s <= self._world.timeline.now_s:
+            from_mhz = max(from_mhz, gpu.safe_ceiling_mhz)
+        rise_mhz = now.highest_mhz - from_mhz
         if rise_mhz > step_mhz + gpu.clock_mhz_step:
             self.unramped.append((self._world.timeline.now_s, name))
 
