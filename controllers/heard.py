@@ -62,6 +62,18 @@ class Heard:
             self.other = _Session(self.info, self.telemetry, self.received_at_s)
         self.info, self.telemetry, self.received_at_s = info, None, None
 
+    def take_applied(self, applied: Applied, now_s: float) -> None:
+        """What holds on the node, and when its lease was answered.
+
+        A rise that had to wait, or a limit that comes later, is told under the same lease again:
+        that is news, and no late answer.
+        """
+        before = self.applied
+        again = before is not None and _lease_of(before) == _lease_of(applied)
+        if before is None or not again or not _is_answered(before):
+            self.applied_at_s = now_s
+        self.applied = applied
+
     def follow(self, frame: NodeTelemetry, now_s: float, *, stale_s: float) -> None:
         """Go back to the other session if that is the one that lives: it sends new frames.
 
@@ -77,3 +89,12 @@ class Heard:
             self.other = _Session(self.info, self.telemetry, self.received_at_s)
             self.info, self.telemetry = other.info, other.telemetry
             self.received_at_s = other.received_at_s
+
+
+def _lease_of(applied: Applied) -> tuple[str, int, int]:
+    return applied.session, applied.epoch, applied.sequence
+
+
+def _is_answered(applied: Applied) -> bool:
+    """Whether the driver has answered, well or not, for every GPU."""
+    return all(gpu.accepted_mhz is not None or gpu.cause for gpu in applied.gpus.values())

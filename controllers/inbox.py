@@ -220,7 +220,7 @@ class Inbox:
                 if applied.epoch > wall_s + EPOCH_AHEAD_MAX:
                     self._refuse(wall_s, name, "impossible-epoch", f"epoch {applied.epoch}")
                     return
-                heard.applied, heard.applied_at_s = applied, now_s
+                heard.take_applied(applied, now_s)
                 self._applied.append(applied)
             case _:
                 return

@@ -16,7 +16,8 @@ class NodeView(Struct, frozen=True, dict=True):
     """One node as last heard.
 
     `received_at_s` is the controller's monotonic time of the last frame, None when there was none
-    in this session; `applied_at_s` that of `applied`. `left` means that its agent said goodbye.
+    in this session; `applied_at_s` that of the first report that answers the lease of `applied`.
+    `left` means that its agent said goodbye.
     `missing` means too old, lost or never heard: the node counts at worst case.
     """
 

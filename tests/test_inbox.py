@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controllers.snapshot import Snapshot
-from facility.wire import NodeTelemetry, encode
+from facility.wire import Applied, GpuApplied, NodeTelemetry, encode
 from tests.row import Row, site_of
 
 
@@ -224,3 +224,36 @@ def test_no_bytes_on_any_topic_raise_or_are_believed(payload: bytes, what: str) 
     row.inbox.receive(row.now_s, row.wall_s, f"elsewhere/{what}", payload)
     assert seen(row) == before
     assert row.inbox.take_requests() == ()
+
+
+def answer_at_s(row: Row, after_s: float, accepted_mhz: int | None, *, sequence: int = 1) -> float:
+    """A node reports under a lease; when that lease counts as answered."""
+    row.now_s += after_s
+    applied = Applied(
+        node="n01",
+        session="s1",
+        decision_id="7-1",
+        epoch=7,
+        sequence=sequence,
+        reason="lease",
+        applied_at_s=row.wall_s,
+        gpus={"GPU-n01-0": GpuApplied(requested_mhz=1200, accepted_mhz=accepted_mhz)},
+    )
+    row.send(row.topics.node("n01", "applied"), applied)
+    view = seen(row).nodes["n01"]
+    assert view.applied == applied
+    assert view.applied_at_s is not None
+    return view.applied_at_s
+
+
+def test_a_rise_that_is_told_later_under_the_same_lease_is_no_late_answer(row: Row) -> None:
+    first_s = answer_at_s(row, 0.1, 1100)
+    assert answer_at_s(row, 0.8, 1200) == first_s
+    assert answer_at_s(row, 0.1, 1200, sequence=2) == row.now_s
+
+
+def test_a_lease_is_answered_when_the_driver_has_answered(row: Row) -> None:
+    first_s = answer_at_s(row, 0.5, None)
+    answered_s = answer_at_s(row, 0.8, 1100)
+    assert answered_s == row.now_s > first_s
+    assert answer_at_s(row, 0.8, 1200) == answered_s

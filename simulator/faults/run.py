@@ -28,7 +28,7 @@ from simulator.faults.liveness import (
 from simulator.faults.parts import Parts
 from simulator.faults.plan import Plan, Planned, draw_plan
 from simulator.faults.plant import STEP_S
-from simulator.faults.sites import draw_site
+from simulator.faults.sites import RAISE_RATIO_PER_S, draw_site
 from simulator.faults.witness import AuditCheck, Witness
 from simulator.faults.world import World
 
@@ -117,10 +117,12 @@ class _Run:
         world.timeline.at(storm_s - 0.01, self._remember_calm)
         world.timeline.at(heal_s + 0.05, self._heal_everything)
         self._go_on_until(end_s)
-        if self._waits_for_forecast():
-            world.counts["state:waited-for-forecast"] += 1
+        waited = self._waits_for_forecast()
+        world.counts["state:waited-for-forecast"] += waited
         while self._waits_for_forecast() and world.timeline.now_s < end_s + FORGET_S:
             self._go_on_until(world.timeline.now_s + FORGET_STEP_S)
+        if waited:
+            self._go_on_until(world.timeline.now_s + 1.0 / RAISE_RATIO_PER_S)  # a whole ramp
         self._judge(ended=not world.plant.trips)
         return self.result
 
