@@ -13,6 +13,7 @@ import pytest
 
 from predictors.power import LATER_S, PowerForecaster
 from predictors.rises import FloatArray
+from predictors.steady import Steady
 from predictors.template import WeekTemplate
 from tests.series import DOMAINS, abrupt, passed, stationary, week
 
@@ -57,6 +58,23 @@ def test_cycles_that_are_missing_are_no_rises() -> None:
     _, whole, _ = passed(series_w, cycle_s=2.0, horizon_s=2.0, quantile=0.99)
     assert 0.005 <= share <= 0.015
     assert margin == pytest.approx(whole, rel=0.05)
+
+
+def test_who_answers_a_mean_is_told_how_far_the_mean_will_be_passed() -> None:
+    """A slow path: the moment is gone by then, so a rise is told from the mean, trend included."""
+    power = PowerForecaster(
+        DOMAINS, cycle_s=2.0, horizon_s=42.0, quantile=0.99, spike_ratio=0.09, steady_s=20.0
+    )
+    mean, series_w = Steady(age_s=20.0, cycle_s=2.0), stationary(7, 8_000)
+    said_w = np.full_like(series_w, np.nan)
+    for step, power_w in enumerate(series_w):
+        found = power.forecast(power_w)
+        rise = found.rise_w / found.power_w
+        said_w[step] = np.where(found.from_history, mean.of(power_w) * (1.0 + rise), np.nan)
+    highest_w = np.lib.stride_tricks.sliding_window_view(series_w[1:], 21, axis=0).max(axis=-1)
+    said_w = said_w[: len(highest_w)]
+    known = np.isfinite(said_w)
+    assert 0.006 <= float((highest_w > said_w)[known].mean()) <= 0.014
 
 
 def test_a_step_down_and_up_again_by_our_own_clocks_is_no_rise() -> None:
