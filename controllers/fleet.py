@@ -62,21 +62,16 @@ class Fleet:
         """Each node's ceiling moved down onto its clock grid, inside its clocks."""
         return snap_mhz(ceiling_mhz, self.clock_mhz_min, self.clock_mhz_max, self.clock_mhz_step)
 
-    def gpu_power_w(self, ceiling_mhz: IntArray, nodes: Places = EVERY) -> FloatArray:
-        """The most that one GPU of each of `nodes` can draw under its ceiling, W."""
+    def gpu_power_w(self, ceiling_mhz: IntArray) -> FloatArray:
+        """The most that one GPU of each node can draw under its ceiling, W."""
         # Not np.clip: on integers it looks up their limits each time.
         place = np.minimum(np.maximum(ceiling_mhz, 0), _CLOCK_MHZ_MAX)
-        first = self._power_place if nodes is EVERY else self._power_place[nodes]
-        power_w: FloatArray = self._every_power_w.take(first + place)
+        power_w: FloatArray = self._every_power_w.take(self._power_place + place)
         return power_w
 
-    def worst_case_w(self, ceiling_mhz: IntArray, nodes: Places = EVERY) -> FloatArray:
-        """The most that each of `nodes` can draw with all its GPUs under its ceiling, W."""
-        gpu_w = self.gpu_power_w(ceiling_mhz, nodes)
-        if nodes is EVERY:
-            return self.overhead_w + self.gpu_factor * gpu_w
-        worst_w: FloatArray = self.overhead_w[nodes] + self.gpu_factor[nodes] * gpu_w
-        return worst_w
+    def worst_case_w(self, ceiling_mhz: IntArray) -> FloatArray:
+        """The most that each node can draw with all its GPUs under its ceiling, W."""
+        return self.overhead_w + self.gpu_factor * self.gpu_power_w(ceiling_mhz)
 
     def predict_w(
         self,

@@ -53,7 +53,9 @@ class MeterCheck:
         outside = (meter_w > self.highest_w + error_w) | (meter_w < self.lowest_w - error_w)
         turns = np.isfinite(error_w) & (outside != self.differs)
         self._count = np.where(turns, self._count + 1, 0)
-        self.differs = np.where(self._count >= DIFFERS_COUNT, outside, self.differs)
+        flips = self._count >= DIFFERS_COUNT
+        self.differs = np.where(flips, outside, self.differs)
+        self._count = np.where(flips, 0, self._count)
 
 
 class ReadingAlarms:

@@ -132,6 +132,7 @@ class PowerForecaster:
         self._recent[:, domains] = np.nan
         for tracker in (self._rises, *self._later):
             tracker.forget(domains)
+        self._steady.cut(domains)
         self._template.forget(domains)
 
     def forecast(
@@ -201,6 +202,8 @@ class PowerForecaster:
             return
         unknown = np.full(self._recent.shape[1], np.nan)
         missing = round((now_s - last_s) / self._cycle_s) - 1
+        if missing > 0:
+            self._steady.of(unknown)
         for _ in range(min(missing, OPEN_MAX)):
             self._trend(unknown)
             for tracker in (self._rises, *self._later):
@@ -217,6 +220,7 @@ class PowerForecaster:
         self._recent[:, jumped] = np.nan
         for tracker in (self._rises, *self._later):
             tracker.cut(jumped)
+        self._steady.cut(jumped)
 
     def _level(self, power_w: FloatArray, free_w: FloatArray | None) -> FloatArray:
         """What rises are learnt on; unknown where power moved because clocks did."""

@@ -32,3 +32,8 @@ class Steady:
         moved = before + self._weight * (values - before)
         self._mean = np.where(np.isfinite(moved), moved, values)
         return self._mean
+
+    def cut(self, series: NDArray[np.bool_]) -> None:
+        """Begin the mean of some series anew with their next value."""
+        if self._mean is not None:
+            self._mean = np.where(series, np.nan, self._mean)

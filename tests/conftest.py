@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -24,6 +25,9 @@ hypothesis.settings.register_profile(
     "ampacity", deadline=None, derandomize=True, max_examples=100, print_blob=True
 )
 hypothesis.settings.register_profile("deep", deadline=None, max_examples=2_000, print_blob=True)
+# Whoever starts the tests in the background ignores Ctrl-C for them, and they start what must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ampacity"))
 
 

@@ -166,6 +166,30 @@ def test_a_node_that_comes_late_hears_from_a_leader_what_a_deposed_one_has_repla
     assert not case.storm.witness.unheeded
 
 
+@pytest.mark.parametrize(("newer", "unheeded"), [(0, False), (1, True)])
+def test_only_the_newest_emergency_that_was_said_must_be_heeded(newer: int, unheeded: bool) -> None:
+    """A late copy of an emergency that is over; and the same words once more, as new ones."""
+    storm = Storm(ignored_locks_max=0)
+    world = storm.world
+    said: list[Emergency] = []
+    world.broker.taps.append(lambda topic, payload: _note(said, topic, payload))
+    world.request("brake", domain=ROW)
+    storm.run(2.0)
+    world.request("release", domain=ROW)
+    storm.run(30.0)
+    braked = next(item for item in said if item.active)
+    last = max(item.sequence for item in said)
+    again = msgspec.structs.replace(braked, sequence=last + newer if newer else braked.sequence)
+    storm.witness._tap(world.topics.domain(ROW, "emergency"), encode(again))
+    storm.run(HEARING_S)
+    assert bool(storm.witness.unheeded) is unheeded
+
+
+def _note(said: list[Emergency], topic: str, payload: bytes) -> None:
+    if topic.endswith(f"/{ROW}/emergency"):
+        said.append(msgspec.json.decode(payload, type=Emergency))
+
+
 @pytest.mark.parametrize(
     ("lease_s", "above_safe_mhz", "unramped"),
     [(9.0, 150, True), (9.0, -100, False), (0.001, 150, False), (0.001, 190, True)],

@@ -84,6 +84,31 @@ def test_a_fall_is_not_extrapolated() -> None:
     assert last.forecast_w[0] == pytest.approx(60_000.0)
 
 
+def steadied(more_w: float, *, forgets: bool = False, silent_s: float = 0.0) -> float:
+    """The rise that a slow path is told of right after a calm 100 kW have become `more_w` more."""
+    power = PowerForecaster(
+        1, cycle_s=2.0, horizon_s=42.0, quantile=0.99, spike_ratio=0.09, steady_s=20.0
+    )
+    now_s = 0.0
+    for _ in range(300):
+        now_s += 2.0
+        power.forecast(np.array([1e5]), now_s=now_s)
+    if forgets:
+        power.forget(np.array([True]))
+    now_w = np.array([1e5 + more_w])
+    found = power.forecast(now_w, now_s=now_s + 2.0 + silent_s)
+    return float((found.rise_w / now_w)[0])
+
+
+def test_a_slow_path_takes_what_is_above_its_mean_for_a_rise() -> None:
+    assert steadied(1e5) > 0.8
+
+
+def test_a_slow_path_begins_its_mean_anew_where_the_load_is_another_or_nobody_looked() -> None:
+    assert steadied(1e5, forgets=True) == pytest.approx(0.09)
+    assert steadied(1e5, silent_s=600.0) < 0.01
+
+
 def test_forgetting_one_domain_brings_back_its_spike_and_only_its() -> None:
     power = forecaster(2)
     for _ in range(110):

@@ -143,3 +143,21 @@ def test_a_gpu_far_below_idle_counts_at_its_worst_and_is_told(
     assert (told == [("reading-refused", "n01")]) is refused
     assert (case.power_w > before_w) is refused
     assert ("reading-refused", "n01") not in case.run(ALARM_S)
+
+
+def test_a_meter_that_comes_and_goes_is_not_told_every_cycle() -> None:
+    check = MeterCheck(Fleet(site_of()))
+    count = len(site_of().nodes)
+    gpus_w, flips = np.full(count, 4_000.0), 0
+    for cycle in range(40):
+        before = check.differs
+        bad = cycle > LOOKS and cycle % 2 == 0
+        check.see(gpus_w, np.full(count, 9_000.0 if bad else 4_500.0))
+        flips += int((check.differs != before)[0])
+    assert flips == 0
+    turns = []
+    for cycle in range(40):
+        before = check.differs
+        check.see(gpus_w, np.full(count, 9_000.0 if cycle < 3 or cycle % 2 else 4_500.0))
+        turns.append(bool((check.differs != before)[0]))
+    assert sum(turns) == 1

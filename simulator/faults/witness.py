@@ -82,6 +82,8 @@ class Witness:
         self._since_s: dict[str, float] = {}
         self._clear_since_s: dict[str, float] = {}
         self._declared: dict[str, tuple[float, tuple[str, ...]]] = {}
+        self._order: dict[str, tuple[int, int]] = {}
+        """Epoch and sequence of the newest emergency of each domain."""
         self._words: dict[str, bytes] = {}
         """The last emergency of each domain as its controller said it."""
         self._kept_since_s: dict[str, float] = {}
@@ -160,13 +162,17 @@ class Witness:
     def _emergency(self, emergency: Emergency, payload: bytes) -> None:
         if emergency.by == DEPOSED:
             return
-        self._words[emergency.domain] = payload
         key = (emergency.domain, str(emergency.epoch), str(emergency.sequence))
+        self.acted.append(Acted(self._world.timeline.now_s, "emergency", key))
+        order = (emergency.epoch, emergency.sequence)
+        if order < self._order.get(emergency.domain, order):
+            return  # late or sent again: a node that heard what came after it rightly ignores it
+        self._order[emergency.domain] = order
+        self._words[emergency.domain] = payload
         if not emergency.active:
             self._declared.pop(emergency.domain, None)
         elif self._declared.get(emergency.domain, (0.0, ()))[1] != emergency.active:
             self._declared[emergency.domain] = (self._world.timeline.now_s, emergency.active)
-        self.acted.append(Acted(self._world.timeline.now_s, "emergency", key))
 
     def _response(self, response: Response) -> None:
         for kind in ("request", "response"):
