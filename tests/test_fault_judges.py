@@ -166,6 +166,31 @@ def test_a_node_that_comes_late_hears_from_a_leader_what_a_deposed_one_has_repla
     assert not case.storm.witness.unheeded
 
 
+def test_who_is_killed_while_standing_still_has_written_nothing_since_it_stood() -> None:
+    storm = Storm(ignored_locks_max=0)
+    host = storm.world.leader
+    assert host is not None
+    host.stop()
+    stood_s = storm.world.timeline.now_s
+    storm.run(3.0)
+    host.crash()
+    assert host.ends_s == [stood_s]
+
+
+def test_a_message_that_waited_in_a_broker_left_when_it_came_there() -> None:
+    storm = Storm(ignored_locks_max=0)
+    broker, said = storm.world.broker, []
+    broker.taps.append(lambda topic, _: said.append((topic, broker.arrived_s)))
+    broker.freeze()
+    came_s = storm.world.timeline.now_s
+    broker.take("here", b"", retain=False, qos=0)
+    storm.run(2.0)
+    broker.thaw()
+    broker.take("there", b"", retain=False, qos=0)
+    assert ("here", came_s) in said
+    assert ("there", storm.world.timeline.now_s) in said
+
+
 @pytest.mark.parametrize(("newer", "unheeded"), [(0, False), (1, True)])
 def test_only_the_newest_emergency_that_was_said_must_be_heeded(newer: int, unheeded: bool) -> None:
     """A late copy of an emergency that is over; and the same words once more, as new ones."""

@@ -223,7 +223,9 @@ class ControllerHost:
         """Whether this host should run a controller."""
         self.lives_count = 0
         self.ends_s: list[float] = []
-        """True times at which a life ended without a word."""
+        """True times after which a life that ended without a word wrote nothing: its end, or, if it
+        was killed while it stood still, since when it did."""
+        self._stopped_s = 0.0
         self.failures_count = 0
         self._broker = broker
         self._parts = parts
@@ -303,7 +305,7 @@ class ControllerHost:
     def crash(self) -> None:
         """Killed."""
         if self.life is not None:
-            self.ends_s.append(self._timeline.now_s)
+            self.ends_s.append(self._stopped_s if self.stopped else self._timeline.now_s)
             self._end()
 
     def quit(self) -> None:
@@ -316,6 +318,8 @@ class ControllerHost:
     def stop(self) -> None:
         """It stands still."""
         if self.life is not None:
+            if not self.stopped:
+                self._stopped_s = self._timeline.now_s
             self.stopped = True
             if self.candidacy is not None:
                 self.candidacy.stopped = True

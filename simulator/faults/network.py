@@ -92,8 +92,10 @@ class Broker:
         self.recorded: list[tuple[str, bytes, bool]] = []
         self.taps: list[Tap] = []
         """Called with every message that the broker has taken: witnesses, and nothing else."""
+        self.arrived_s = 0.0
+        """When the message that they are called with came to the broker, which may have stood."""
         self._lines: list[Line] = []
-        self._stalled: list[_Message] = []
+        self._stalled: list[tuple[float, _Message]] = []
         self._routes: dict[str, list[tuple[Line, Handler]]] = {}
 
     def join(self, line: Line) -> None:
@@ -132,20 +134,26 @@ class Broker:
         """It goes on, with everything that has waited."""
         self.frozen = False
         stalled, self._stalled = self._stalled, []
-        for message in stalled:
-            self.take(message.topic, message.payload, retain=message.retain, qos=message.qos)
+        for arrived_s, message in stalled:
+            self._hand(message, arrived_s)
 
     def take(self, topic: str, payload: bytes, *, retain: bool, qos: int) -> None:
         """A message has reached the broker."""
         if not self.up:
             return
+        message = _Message(topic, payload, retain, qos, 0.0)
         if self.frozen:
-            self._stalled.append(_Message(topic, payload, retain, qos, 0.0))
-            return
-        if retain:
+            self._stalled.append((self.timeline.now_s, message))
+        else:
+            self._hand(message, self.timeline.now_s)
+
+    def _hand(self, message: _Message, arrived_s: float) -> None:
+        topic, payload, qos = message.topic, message.payload, message.qos
+        if message.retain:
             self.retained[topic] = payload
         if qos and len(self.recorded) < RECORDED_MAX:
-            self.recorded.append((topic, payload, retain))
+            self.recorded.append((topic, payload, message.retain))
+        self.arrived_s = arrived_s
         for tap in self.taps:
             tap(topic, payload)
         route = self._routes.get(topic)

@@ -117,7 +117,7 @@ class Witness:
     def _lease(self, name: str, lease: Lease) -> None:
         if lease.decision_id == DEPOSED:
             return  # sent again by a broker that had stood still
-        now_s, log = self._world.timeline.now_s, self._logs[name]
+        log = self._logs[name]
         taken_s = log.frames.get((lease.session, lease.basis_seq), -math.inf)
         highest_mhz = max(lease.ceilings_mhz.values(), default=0)
         armed_mhz = {
@@ -140,7 +140,10 @@ class Witness:
         news = (str(highest_mhz), armed)
         if self._told.get(name) != news:
             self._told[name] = news
-            self.acted.append(Acted(now_s, "lease", (lease.decision_id, name, str(highest_mhz))))
+            arrived_s = self._world.broker.arrived_s
+            self.acted.append(
+                Acted(arrived_s, "lease", (lease.decision_id, name, str(highest_mhz)))
+            )
 
     def _check_ramp(self, name: str, before: _Granted, now: _Granted) -> None:
         """Whether a ceiling rises faster than it may from one cycle to the next.
@@ -163,7 +166,7 @@ class Witness:
         if emergency.by == DEPOSED:
             return
         key = (emergency.domain, str(emergency.epoch), str(emergency.sequence))
-        self.acted.append(Acted(self._world.timeline.now_s, "emergency", key))
+        self.acted.append(Acted(self._world.broker.arrived_s, "emergency", key))
         order = (emergency.epoch, emergency.sequence)
         if order < self._order.get(emergency.domain, order):
             return  # late or sent again: a node that heard what came after it rightly ignores it
@@ -176,7 +179,7 @@ class Witness:
 
     def _response(self, response: Response) -> None:
         for kind in ("request", "response"):
-            item = Acted(self._world.timeline.now_s, kind, (response.transaction,))
+            item = Acted(self._world.broker.arrived_s, kind, (response.transaction,))
             self.acted.append(item)
 
     def look(self) -> None:
