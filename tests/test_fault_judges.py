@@ -255,9 +255,18 @@ class Calm:
         shaving = msgspec.structs.replace(state, mode=Mode.SHAVING)
         self.world.broker.retained[topic] = encode(shaving)
 
-    def waits_at(self, share: float, *, leased: bool = True) -> bool:
+    def waits_at(
+        self, share: float, *, leased: bool = True, below_safe_mhz: int | None = None
+    ) -> bool:
         nodes = {
-            name: replace(node, worst_w=share * node.worst_w, leased=leased)
+            name: replace(
+                node,
+                worst_w=share * node.worst_w,
+                leased=leased,
+                ceiling_mhz=node.ceiling_mhz
+                if below_safe_mhz is None
+                else node.safe_ceiling_mhz - below_safe_mhz,
+            )
             for name, node in self.calm.nodes.items()
         }
         return waits_for_forecast(self.world, Service(nodes, leading=True), self.calm)
@@ -275,6 +284,16 @@ def test_no_forecast_excuses_a_node_without_a_lease() -> None:
     case = Calm()
     case.shave()
     assert not case.waits_at(0.96, leased=False)
+
+
+@pytest.mark.parametrize(("below_safe_mhz", "waits"), [(1, True), (0, False)])
+def test_a_forecast_may_hold_a_node_below_its_safe_ceiling(
+    below_safe_mhz: int, waits: bool
+) -> None:
+    case = Calm()
+    assert not case.waits_at(1.0, below_safe_mhz=below_safe_mhz)
+    case.shave()
+    assert case.waits_at(1.0, below_safe_mhz=below_safe_mhz) is waits
 
 
 class Lie:

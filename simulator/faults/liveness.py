@@ -72,7 +72,7 @@ def calm_service(world: World) -> Service:
 
 def shortfalls(now: Service, calm: Service) -> list[str]:
     """What is missing for full service, a sentence each."""
-    found = _unserved(now)
+    found = _unserved(now) + _below_safe(now)
     if not found and _is_slower(now, calm):
         found.append(f"clocks allow {now.worst_w:.0f} W, before the storm {calm.worst_w:.0f} W")
     return found
@@ -92,16 +92,23 @@ def _unserved(now: Service) -> list[str]:
             found.append(f"{name} holds no lease: {node.reason}")
         elif node.contingencies:
             found.append(f"{name} still holds {', '.join(node.contingencies)}")
-        elif not node.hot and node.ceiling_mhz < node.safe_ceiling_mhz:
-            found.append(f"{name} is at {node.ceiling_mhz} MHz, below its safe ceiling")
     return found
+
+
+def _below_safe(now: Service) -> list[str]:
+    """Who has less than anybody may have without a lease, and heat is not why."""
+    return [
+        f"{name} is at {node.ceiling_mhz} MHz, below its safe ceiling"
+        for name, node in now.nodes.items()
+        if node.leased and not node.hot and node.ceiling_mhz < node.safe_ceiling_mhz
+    ]
 
 
 def waits_for_forecast(world: World, now: Service, calm: Service) -> bool:
     """Whether all that is missing is what shaving domains say they hold for what may come."""
     return (
         not _unserved(now)
-        and _is_slower(now, calm)
+        and (bool(_below_safe(now)) or _is_slower(now, calm))
         and any(_is_shaving(world, name) for name in world.site.domains)
     )
 
