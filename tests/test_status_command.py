@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -225,7 +226,7 @@ def test_a_dead_site_is_marked_loudly_and_exits_1(broker: Mosquitto, ampacity: S
     assert text.code == 1
     assert "NOTHING IS LIVE: no controller speaks for this site" in text.out
     assert "? stale" in text.out
-    assert "NOT LIVE, last word 60 s ago: nothing held back" in text.out
+    assert re.search(r"NOT LIVE, last word 6\d s ago: nothing held back", text.out)
     assert "9.0" not in text.out  # no figure of a minute ago
     assert "no controller leads" in text.out
     document = ampacity("status", "--json", *where(broker, "old"))
@@ -233,7 +234,7 @@ def test_a_dead_site_is_marked_loudly_and_exits_1(broker: Mosquitto, ampacity: S
     assert (document.json["ok"], document.json["messages_invalid_count"]) == (False, 1)
     assert document.json["controllers"][0]["state"] == "lost"
     why = ampacity("explain", "row-1", *where(broker, "old"))
-    assert "row-1 is STALE: its last word is 60 s old" in why.out
+    assert re.search(r"row-1 is STALE: its last word is 6\d s old", why.out)
 
 
 @pytest.mark.integration
