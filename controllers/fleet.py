@@ -12,10 +12,7 @@ import numpy as np
 from controllers.tree import BoolArray, FloatArray, IntArray, Tree
 from facility.topology import GpuModel, Site
 
-__all__ = ["EVERY", "BoolArray", "Fleet", "FloatArray", "IntArray", "Places", "snap_mhz"]
-
-Places = slice | IntArray
-EVERY: Final = slice(None)
+__all__ = ["BoolArray", "Fleet", "FloatArray", "IntArray", "snap_mhz"]
 
 _CLOCK_MHZ_MAX: Final = 10_000
 
@@ -73,6 +70,11 @@ class Fleet:
         """The most that each node can draw with all its GPUs under its ceiling, W."""
         return self.overhead_w + self.gpu_factor * self.gpu_power_w(ceiling_mhz)
 
+    def floor_w(self, power_w: FloatArray, overhead_w: FloatArray) -> FloatArray:
+        """What of each node's power clocks cannot take away: idle GPUs, and all but the GPUs."""
+        kept_w: FloatArray = np.minimum(overhead_w + self.gpu_factor * self.idle_w, power_w)
+        return kept_w
+
     def predict_w(
         self,
         power_w: FloatArray,
@@ -87,7 +89,7 @@ class Fleet:
         than the present one.
         """
         idle_w = self.idle_w
-        floor_w = np.minimum(overhead_w + self.gpu_factor * idle_w, power_w)
+        floor_w = self.floor_w(power_w, overhead_w)
         now_w = np.maximum(self.gpu_power_w(ceiling_mhz) - idle_w, 1.0)
         then_w = np.maximum(self.gpu_power_w(wanted_mhz) - idle_w, 0.0)
         predicted_w = floor_w + (power_w - floor_w) * then_w / now_w

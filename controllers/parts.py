@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from controllers.allocation import NEVER_MHZ
-from controllers.fleet import EVERY, BoolArray, Fleet, FloatArray, IntArray, Places, snap_mhz
+from controllers.fleet import BoolArray, Fleet, FloatArray, IntArray, snap_mhz
 from controllers.levels import Levels
 from controllers.tree import Tree
 
@@ -31,7 +31,7 @@ class Parts:
         self._group = group
         self.all_levels = levels
         self.are_nodes = group is None
-        self._first: Places = EVERY
+        self._first: slice | IntArray = slice(None)
         self.tree, self.levels = tree, levels
         if group is not None:
             self._first = np.unique(group, return_index=True)[1]

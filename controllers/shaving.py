@@ -154,7 +154,7 @@ def demand_of(situation: Situation, parts: Parts, busy: Steady) -> Demand:
     moved count as they are, and at most as their hardware.
     """
     fleet, movable, power_w = situation.fleet, situation.movable, situation.power_w
-    expected_w = np.minimum(situation.overhead_w + fleet.gpu_factor * fleet.idle_w, power_w)
+    expected_w = fleet.floor_w(power_w, situation.overhead_w)
     above_w = np.maximum(parts.all_levels.above_idle_w(situation.measured_mhz), 1.0)
     slope = busy.of((power_w - expected_w) / above_w)
     worst_w, worst_slope = parts.idle_w, parts.slope_max

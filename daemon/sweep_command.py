@@ -163,7 +163,7 @@ def table(scenario: SweepScenario, summary: Summary) -> str:
     lines = [" " * wide + "".join(f"{name:>{width}}" for name, width in columns)]
     for metric in shown:
         cells = [cell(found.get(metric), NUMBER) for found in summary.policies.values()]
-        row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        row = "".join(f"{text:>{width}}" for text, width in zip(cells, widths, strict=True))
         lines.append(f"{metric:<{wide}}{row}")
     lines += [
         f"{'pass' if item.passed else 'FAIL'}  {item.name}: {cell(item.value, NUMBER)}"

@@ -172,14 +172,20 @@ def test_old_drivers_are_asked_by_the_old_names(fake: FakeNvml, gpus: Sequence[G
     assert medium.event_reasons & 0x80
 
 
-@pytest.mark.parametrize("version", ["", "535.183.01", "570.172.08", "575.57.08", "580.65.06"])
-def test_field_numbers_that_meant_something_else_are_not_read_as_slowdown_counters(
-    fake: FakeNvml, host: NvmlHost, version: str
-) -> None:
+def braked(fake: FakeNvml, host: NvmlHost, version: str) -> GpuPort:
+    """A GPU under some driver whose brake pin has been pulled for half a second."""
     fake.reload_driver(version=version)
     gpu = host.open()[0]
     fake.brake(0, on=True)
     fake.elapse(0.5)
+    return gpu
+
+
+@pytest.mark.parametrize("version", ["", "535.183.01", "570.172.08", "575.57.08", "580.65.06"])
+def test_field_numbers_that_meant_something_else_are_not_read_as_slowdown_counters(
+    fake: FakeNvml, host: NvmlHost, version: str
+) -> None:
+    gpu = braked(fake, host, version)
     medium = gpu.read_medium()
     assert gpu.read_fast().brake_s is None
     assert medium.thermal_throttle_s == 0.0  # the older counter of both kinds together
@@ -191,10 +197,7 @@ def test_field_numbers_that_meant_something_else_are_not_read_as_slowdown_counte
 def test_slowdown_counters_are_read_where_their_numbers_are_todays(
     fake: FakeNvml, host: NvmlHost, version: str
 ) -> None:
-    fake.reload_driver(version=version)
-    gpu = host.open()[0]
-    fake.brake(0, on=True)
-    fake.elapse(0.5)
+    gpu = braked(fake, host, version)
     assert gpu.read_fast().brake_s == pytest.approx(0.5, abs=0.02)
     assert refusals(gpu) == {}
 
